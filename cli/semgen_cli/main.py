@@ -1,0 +1,67 @@
+"""Entry point of `semgen-platform`: registers the commands and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+from semgen_platform.errors import SemgenError
+
+app = typer.Typer(
+    name="semgen-platform",
+    help="From a folder of CT scans to a pretrained anatomical backbone. Start with: semgen-platform phantom ./ct --patients 8",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+COMMAND_MODULES: tuple[str, ...] = ()
+"""Modules of semgen_cli, each with `register(app)`, in the order of --help. They import nothing heavy at their top."""
+
+for _module in COMMAND_MODULES:
+    import_module(f"semgen_cli.{_module}").register(app)
+
+
+@app.callback()
+def _root() -> None:
+    """Options belong to the commands."""
+
+
+def main() -> None:
+    """Run the command line and end the process with the exit code of DESIGN.md section 5."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Exit code of one command; results on stdout, everything else on stderr."""
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SemgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's own usage errors, whose class moves between releases
+            error.show()
+            return int(error.exit_code)
+        log = Path(tempfile.gettempdir()) / f"semgen-platform-bug-{os.getpid()}.log"
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"error: a bug of ours ({type(error).__name__}); the traceback is in {log}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What a reader returns: one regular `Volume` in patient space, or a `Refusal` that explains itself.
+
+Reason codes and flags are stable API (DESIGN.md section 6). Nothing here reads files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semgen_platform import geometry
+
+REASONS: tuple[str, ...] = (
+    # not a scan
+    "not_an_image", "pdf", "localizer", "secondary_capture", "dose_report", "structured_report", "presentation_state",
+    "segmentation", "rt_object", "label_map", "color_image", "not_ct_modality", "four_d",
+    # cannot be read
+    "truncated", "corrupt", "unsupported_transfer_syntax", "decoder_failed", "encrypted", "unsupported_format", "unreadable",
+    # limits
+    "too_large", "decompression_bomb", "path_escape", "too_many_members", "timed_out",
+    # geometry
+    "missing_geometry", "missing_slices", "uneven_spacing", "duplicate_position", "gantry_tilt", "inconsistent_orientation",
+    "inconsistent_shape", "sheared_affine", "singular_affine", "ambiguous_split",
+    # values
+    "not_finite", "inconsistent_rescale", "unsupported_dtype",
+    # size
+    "too_few_slices",
+)  # fmt: skip
+"""In order of precedence: of all that apply, the first is the primary reason."""
+
+FLAGS: tuple[str, ...] = (
+    "not_ct", "not_hu_like", "low_coverage", "thick_slices", "gantry_tilt_repaired", "slices_interpolated",
+    "duplicates_dropped", "burned_in_hint", "header_conflict", "oblique", "patient_unknown",
+)  # fmt: skip
+
+UNTRAINABLE_FLAGS = frozenset({"not_ct", "not_hu_like", "burned_in_hint"})
+"""Scans with one of these are kept but left out of the default profile."""
+
+INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a source is no scan: reason codes (the primary first), one sentence, and the numbers it rests on."""
+
+    reasons: tuple[str, ...]
+    sentence: str
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.reasons, "a refusal names a reason"
+        unknown = [r for r in self.reasons if r not in REASONS]
+        assert not unknown, f"unknown reason codes {unknown}"
+        ordered = tuple(sorted(dict.fromkeys(self.reasons), key=REASONS.index))
+        object.__setattr__(self, "reasons", ordered)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One regular scan.
+
+    voxels : (z, y, x), C order; HU as int16 when every value is an integer in range, else float32.
+    ijk_to_lps_mm : (4, 4) float64, voxel index (x, y, z, 1) to LPS+ millimetres.
+    modality : "CT", or "" where the file format says none.
+    attributes : allowed attributes of the source (privacy.py), orientation and affine as found among them.
+    flags : what the file itself says, such as header_conflict or oblique.
+    padding_hu : the value outside the scanner's field of view, or None.
+    """
+
+    voxels: NDArray[Any]
+    ijk_to_lps_mm: NDArray[np.float64]
+    modality: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    padding_hu: float | None = None
+
+    def __post_init__(self) -> None:
+        assert self.voxels.ndim == 3, f"a volume has three axes, not {self.voxels.ndim}"
+        assert self.ijk_to_lps_mm.shape == (4, 4)
+        unknown = [f for f in self.flags if f not in FLAGS]
+        assert not unknown, f"unknown flags {unknown}"
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        z, y, x = self.voxels.shape
+        return z, y, x
+
+    @property
+    def spacing_zyx_mm(self) -> tuple[float, float, float]:
+        return geometry.spacing_zyx_mm(self.ijk_to_lps_mm)
+
+
+def narrowest(voxels_ZYX: NDArray[Any]) -> NDArray[Any]:
+    """The same values as C-ordered int16 if all are integers in range, else float32. Never clips or rounds."""
+    if voxels_ZYX.dtype == np.int16:
+        return np.ascontiguousarray(voxels_ZYX)
+    if voxels_ZYX.dtype.kind in "iu":
+        if voxels_ZYX.size == 0 or (voxels_ZYX.min() >= INT16.min and voxels_ZYX.max() <= INT16.max):
+            return np.ascontiguousarray(voxels_ZYX, dtype=np.int16)
+        return np.ascontiguousarray(voxels_ZYX, dtype=np.float32)
+    low, high = voxels_ZYX.min(initial=0), voxels_ZYX.max(initial=0)
+    if low >= INT16.min and high <= INT16.max:
+        integers = voxels_ZYX.astype(np.int16)
+        if np.array_equal(integers, voxels_ZYX):
+            return np.ascontiguousarray(integers)
+    return np.ascontiguousarray(voxels_ZYX, dtype=np.float32)
+
+
+def canonical(volume: Volume) -> Volume:
+    """The volume with axes flipped and permuted towards LPS+ (never resampled), in the narrowest dtype.
+
+    The orientation code and the affine as found are added to the attributes, so that an export can give back the source's order.
+    """
+    found = np.asarray(volume.ijk_to_lps_mm, dtype=np.float64)
+    voxels, affine = geometry.reorient(volume.voxels, found, geometry.canonical_axes(found))
+    flags = volume.flags
+    if geometry.obliquity_deg(affine) > geometry.OBLIQUE_TOLERANCE_DEG and "oblique" not in flags:
+        flags = (*flags, "oblique")
+    as_found = {"orientation": geometry.orientation_code(found), "source_ijk_to_lps_mm": found.reshape(-1).tolist()}
+    return replace(volume, voxels=narrowest(voxels), ijk_to_lps_mm=affine, flags=flags, attributes={**volume.attributes, **as_found})
