@@ -1,0 +1,139 @@
+"""The one place that starts or joins Ray, and adds up CPUs before it does.
+
+A pipeline that takes every CPU with actors and trainers waits for ever, in silence, for one that its read task needs
+(STACK.md section 2, starvation). So a pipeline states what it takes, one whole CPU is added, a Ray that we start declares
+that many logical CPUs, and a Ray that we join is refused when it has fewer. Nothing but this module calls `ray.init`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from semgen_platform.errors import InputError
+
+SPARE_CPUS = 1.0
+OBJECT_STORE_BYTES = 200 * 2**20  # ids and rows only, never voxels; Ray would take 30 % of the memory
+
+# Read by Ray when it is imported or when a process of its starts.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # the C++ core writes to the driver's stderr, past every Python logger
+}
+
+
+@contextmanager
+def ray_session(address: str | None, *, needs: Mapping[str, float], gpus: float = 0.0) -> Iterator[Any]:
+    """The `ray` module, connected: to a running Ray at `address`, or to a local one that ends with the block.
+
+    needs : what the pipeline takes at once, in CPUs, by name, e.g. {"train workers": 2.0}; one CPU is added for Ray's own
+        tasks. Nested use joins the session that is open.
+    Raises InputError if no Ray answers at the address or it has too few CPUs, with the sum.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if os.environ["RAY_AUTH_MODE"] == "token" and not _has_token():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one into the home folder
+    import ray
+
+    total = sum(needs.values()) + SPARE_CPUS
+    if ray.is_initialized():
+        _check_cpus(ray, needs, total, gpus)
+        yield ray
+        return
+    if address is not None:
+        _join(ray, address)
+        folder = None
+    else:
+        folder = tempfile.mkdtemp(prefix="sg", dir=_short_temporary_folder())
+        with _native_stderr_muted():
+            ray.init(
+                address="local",
+                num_cpus=max(2, math.ceil(total)),
+                num_gpus=int(gpus) if gpus else None,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=folder,
+            )
+    try:
+        _quiet()
+        _check_cpus(ray, needs, total, gpus)
+        yield ray
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join(ray: Any, address: str) -> None:
+    """Connect to a running Ray, with one sentence where that fails."""
+    try:
+        with _native_stderr_muted():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError or an authentication error of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"no Ray can be joined at {address} ({reason}); start one, or leave --address out") from error
+
+
+def _check_cpus(ray: Any, needs: Mapping[str, float], total: float, gpus: float) -> None:
+    resources = ray.cluster_resources()
+    have, have_gpus = float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0))
+    if have + 1e-9 < total:
+        parts = " + ".join(f"{cpus:g} for {name}" for name, cpus in needs.items())
+        raise InputError(
+            f"the Ray that was joined has {have:g} CPUs and this needs {total:g} ({parts} + {SPARE_CPUS:g} for Ray's own tasks); "
+            "use fewer --workers or a Ray with more CPUs"
+        )
+    if have_gpus < gpus:
+        raise InputError(f"the Ray that was joined has {have_gpus:g} GPUs and this needs {gpus:g}; use fewer --workers")
+
+
+def _has_token() -> bool:
+    return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
+
+
+def _short_temporary_folder() -> str:
+    """The temporary folder, or /tmp where its name is too long for Ray's Unix sockets (107 bytes in all)."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 24 else "/tmp"
+
+
+@contextmanager
+def _native_stderr_muted() -> Iterator[None]:
+    """File descriptor 2 points nowhere inside the block: Ray's C++ core announces its log level there. Errors are raised, not printed."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _quiet() -> None:
+    """Silence Ray Data's bars and the loggers of Ray's libraries, which set their own levels when they are imported."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data", "ray.train", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
