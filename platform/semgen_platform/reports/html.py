@@ -1,0 +1,261 @@
+"""Self-contained HTML pages: tables, pictures and line charts in one file that asks the network for nothing.
+
+Every text is escaped; what is HTML already carries the type `Markup`. Which numbers a report shows is the business of
+the modules beside this one. Pictures are inlined as PNG data URIs, charts as SVG, and a content security policy in the
+page itself forbids any request.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Point = tuple[float, float]
+
+NO_REQUESTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+DASH = "\N{EN DASH}"  # stands for no value
+LARGE_FACT = 18  # characters that fit in one line of a fact's large type
+
+CHART_WIDTH, CHART_HEIGHT = 720, 300
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 62, 16, 12, 44
+TICKS = 5  # aimed at; the real number follows from steps of 1, 2 or 5 times a power of ten
+SERIES_COLOURS = 6  # of style.css; further series start again with dashes
+
+
+class Markup(str):
+    """Text that is HTML already; any other string is escaped."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """One chapter of a page: a heading and blocks. A plain string becomes a paragraph."""
+
+    title: str
+    blocks: Sequence[Markup | str]
+
+
+def page(title: str, sections: Sequence[Section], *, subtitle: str = "", facts: Mapping[str, Any] | None = None) -> str:
+    """One HTML document; `facts` are the few numbers that a reader wants first, shown large under the title."""
+    style = (resources.files("semgen_platform.reports") / "style.css").read_text(encoding="utf-8")
+    lead = f'<p class="subtitle">{escape(subtitle)}</p>' if subtitle else ""
+    contents = (
+        "".join(f'<a href="#s{n}">{escape(s.title)}</a>' for n, s in enumerate(sections)) if len(sections) > 2 else ""
+    )
+    body = "".join(_section(n, s) for n, s in enumerate(sections))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{NO_REQUESTS}">'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body><main>"
+        f"<header><h1>{escape(title)}</h1>{lead}{_facts(facts or {})}</header>"
+        f"{f'<nav>{contents}</nav>' if contents else ''}{body}</main></body></html>\n"
+    )
+
+
+def _section(number: int, section: Section) -> str:
+    blocks = "".join(b if isinstance(b, Markup) else paragraph(b) for b in section.blocks)
+    return f'<section id="s{number}"><h2>{escape(section.title)}</h2>{blocks}</section>'
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    if not facts:
+        return ""
+    return f'<dl class="facts">{"".join(_fact(k, text_of(v)) for k, v in facts.items())}</dl>'
+
+
+def _fact(name: str, value: str) -> str:
+    size = ' class="long"' if len(value) > LARGE_FACT else ""
+    return f"<div><dt>{escape(name)}</dt><dd{size}>{escape(value)}</dd></div>"
+
+
+def paragraph(text: str) -> Markup:
+    """A paragraph of plain text."""
+    return Markup(f"<p>{escape(text)}</p>")
+
+
+def text_of(value: Any) -> str:
+    """A value as a reader wants it: four significant digits, thousands apart, lists joined, a dash for no value."""
+    if value is None:
+        return DASH
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, np.integer)):
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}" if math.isfinite(value) else DASH
+    if isinstance(value, (list, tuple)):
+        return ", ".join(text_of(v) for v in value)
+    return str(value)
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None, *, caption: str = "") -> Markup:
+    """Rows as a table; numbers stand to the right. Columns default to the first row's keys; `Markup` stays as it is."""
+    listed = list(rows)
+    heads = list(columns) if columns is not None else list(listed[0]) if listed else []
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    if not listed:
+        return Markup(f'<p class="empty">{escape(caption or "table")}: no rows</p>')
+    numeric = {c for c in heads if all(_is_number(r.get(c)) for r in listed)}
+    head = "".join(f"<th{_number_class(c in numeric)}>{escape(c)}</th>" for c in heads)
+    body = "".join("<tr>" + "".join(_cell(r.get(c), c in numeric) for c in heads) + "</tr>" for r in listed)
+    return Markup(f'<div class="wide"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float, np.number)) and not isinstance(value, bool))
+
+
+def _number_class(numeric: bool) -> str:
+    return ' class="number"' if numeric else ""
+
+
+def _cell(value: Any, numeric: bool) -> str:
+    return f"<td{_number_class(numeric)}>{value if isinstance(value, Markup) else escape(text_of(value))}</td>"
+
+
+def window(volume_hu: NDArray[Any], low_hu: float, high_hu: float) -> NDArray[np.uint8]:
+    """HU of any shape as grey values: `low_hu` and below 0, `high_hu` and above 255."""
+    scaled = (np.asarray(volume_hu, dtype=np.float32) - low_hu) * (255.0 / (high_hu - low_hu))
+    grey: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return grey
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG of grey (rows, columns) or colour (rows, columns, 3) uint8 pixels; the first row is the upper one."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def montage(tiles: Sequence[NDArray[np.uint8]], columns: int, *, gap: int = 2) -> NDArray[np.uint8]:
+    """Grey or colour tiles of one shape laid row by row on a dark ground, `gap` pixels apart."""
+    assert tiles, "a montage needs a tile"
+    rows = -(-len(tiles) // columns)
+    height, width = tiles[0].shape[:2]
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles[0].shape[2:]), 24, np.uint8)
+    for n, tile in enumerate(tiles):
+        top, left = (n // columns) * (height + gap), (n % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = tile
+    return canvas
+
+
+def figure(png_bytes: bytes, caption: str, *, width_px: int | None = None) -> Markup:
+    """A picture with its caption; `width_px` is the shown width where it should differ from the picture's own."""
+    data = base64.b64encode(png_bytes).decode("ascii")
+    size = f' width="{width_px}"' if width_px else ""
+    return Markup(
+        f'<figure><img alt="{escape(caption)}"{size} src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def side_by_side(blocks: Sequence[Markup]) -> Markup:
+    """Blocks beside each other as the window's width allows."""
+    return Markup(f'<div class="beside">{"".join(blocks)}</div>')
+
+
+def details(summary: str, blocks: Sequence[Markup | str]) -> Markup:
+    """Blocks folded away under one line."""
+    inner = "".join(b if isinstance(b, Markup) else paragraph(b) for b in blocks)
+    return Markup(f"<details><summary>{escape(summary)}</summary>{inner}</details>")
+
+
+def line_chart(series: Mapping[str, Sequence[Point]], title: str, x_label: str, y_label: str) -> Markup:
+    """Named series of (x, y) as an SVG line chart; a value that is not finite leaves a gap."""
+    finite = [(x, y) for points in series.values() for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    if not finite:
+        return Markup(f'<p class="empty">{escape(title)}: no values</p>')
+    x_ticks, y_ticks = (nice_ticks(min(v), max(v)) for v in zip(*finite, strict=True))
+    x_range = (min(x for x, _ in finite), max(x for x, _ in finite))
+    frame = _Frame(x_range, (y_ticks[0], y_ticks[-1]))
+    lines = "".join(_series(n, name, points, frame) for n, (name, points) in enumerate(series.items()))
+    legend = "".join(
+        f'<span><i class="c{n % SERIES_COLOURS}"></i>{escape(name)}</span>' for n, name in enumerate(series)
+    )
+    return Markup(
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b><span class="legend">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f"{_axes(frame, x_ticks, y_ticks, x_label, y_label)}{lines}</svg></figure>"
+    )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where data values lie on the drawing, in SVG units."""
+
+    x_range: Point
+    y_range: Point
+
+    def x(self, value: float) -> float:
+        return MARGIN_LEFT + _share(value, self.x_range) * (CHART_WIDTH - MARGIN_LEFT - MARGIN_RIGHT)
+
+    def y(self, value: float) -> float:
+        return CHART_HEIGHT - MARGIN_BOTTOM - _share(value, self.y_range) * (CHART_HEIGHT - MARGIN_TOP - MARGIN_BOTTOM)
+
+
+def _share(value: float, span: Point) -> float:
+    low, high = span
+    return 0.5 if high <= low else (value - low) / (high - low)
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Round values (steps of 1, 2 or 5 times a power of ten) from at or below `low` to at or above `high`."""
+    if high <= low:
+        low, high = low - (abs(low) or 1.0) * 0.5, high + (abs(high) or 1.0) * 0.5
+    raw = (high - low) / TICKS
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [n * step for n in range(first, last + 1)]
+
+
+def _axes(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str) -> str:
+    right, bottom = CHART_WIDTH - MARGIN_RIGHT, CHART_HEIGHT - MARGIN_BOTTOM
+    rows = "".join(
+        f'<line class="grid" x1="{MARGIN_LEFT}" x2="{right}" y1="{frame.y(t):.1f}" y2="{frame.y(t):.1f}"/>'
+        f'<text class="end" x="{MARGIN_LEFT - 8}" y="{frame.y(t) + 4:.1f}">{t:.4g}</text>'
+        for t in y_ticks
+    )
+    inside = [t for t in x_ticks if frame.x_range[0] <= t <= frame.x_range[1]] or [frame.x_range[0]]
+    columns = "".join(f'<text class="middle" x="{frame.x(t):.1f}" y="{bottom + 17}">{t:.6g}</text>' for t in inside)
+    middle_x, middle_y = (MARGIN_LEFT + right) / 2, (MARGIN_TOP + bottom) / 2
+    return (
+        f'{rows}{columns}<line class="axis" x1="{MARGIN_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text class="label middle" x="{middle_x}" y="{CHART_HEIGHT - 8}">{escape(x_label)}</text>'
+        f'<text class="label middle" transform="translate(14 {middle_y}) rotate(-90)">{escape(y_label)}</text>'
+    )
+
+
+def _series(number: int, name: str, points: Sequence[Point], frame: _Frame) -> str:
+    look = f"c{number % SERIES_COLOURS}{' dashed' if number >= SERIES_COLOURS else ''}"
+    drawn = []
+    for run in _finite_runs(points):
+        if len(run) == 1:
+            drawn.append(f'<circle class="{look}" r="3" cx="{frame.x(run[0][0]):.1f}" cy="{frame.y(run[0][1]):.1f}"/>')
+        else:
+            path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in run)
+            drawn.append(f'<polyline class="{look}" points="{path}"/>')
+    return f"<g><title>{escape(name)}</title>{''.join(drawn)}</g>"
+
+
+def _finite_runs(points: Sequence[Point]) -> list[list[Point]]:
+    runs: list[list[Point]] = [[]]
+    for x, y in points:
+        if math.isfinite(x) and math.isfinite(y):
+            runs[-1].append((x, y))
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]
