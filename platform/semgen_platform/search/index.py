@@ -137,7 +137,7 @@ def save(index: Index, folder: Path) -> str:
 
 
 def load(folder: Path, *, digest: str, backend: str | None = None) -> Index:
-    """The index that `save` wrote, its files checked against the digest that `save` returned; `backend` asks for another one.
+    """The index that `save` wrote, checked against the digest that `save` returned; `backend` asks for another one.
 
     Raises Damage if a file is missing or altered.
     """
