@@ -17,15 +17,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More log on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", envvar="RAY_ADDRESS", help="A running Ray to join; none: a local Ray of its own.")
+    str | None,
+    typer.Option("--address", envvar="RAY_ADDRESS", help="A running Ray to join; none: a local Ray of its own."),
 ]
 KeyFileOption = Annotated[
-    Path | None, typer.Option("--key-file", envvar="SEMGEN_LAKE_KEY_FILE", help="Secret of at least 32 bytes for pseudonyms.")
+    Path | None,
+    typer.Option("--key-file", envvar="SEMGEN_LAKE_KEY_FILE", help="Secret of at least 32 bytes for pseudonyms."),
 ]
-CollectionOption = Annotated[list[str] | None, typer.Option("--collection", help="Only scans of this collection; repeatable.")]
+CollectionOption = Annotated[
+    list[str] | None, typer.Option("--collection", help="Only scans of this collection; repeatable.")
+]
 ProfileOption = Annotated[str, typer.Option("--profile", help="Which scans are good enough: default or all.")]
-WhereOption = Annotated[str | None, typer.Option("--where", help="SQL condition on scan columns, e.g. \"spacing_z_mm < 3\".")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a configuration key: key=value; repeatable.")]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", help='SQL condition on scan columns, e.g. "spacing_z_mm < 3".')
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a configuration key: key=value; repeatable.")
+]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")]
 
 
@@ -51,7 +59,9 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str
     """Rows as aligned text lines under a header; floats with four significant digits."""
     cells = [[_cell(row.get(c)) for c in columns] for row in rows]
     widths = [max([len(c), *(len(r[i]) for r in cells)]) for i, c in enumerate(columns)]
-    return ["  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() for line in [list(columns), *cells]]
+    return [
+        "  ".join(v.ljust(w) for v, w in zip(line, widths, strict=True)).rstrip() for line in [list(columns), *cells]
+    ]
 
 
 def _cell(value: Any) -> str:

@@ -15,7 +15,8 @@ from semgen_platform.errors import SemgenError
 
 app = typer.Typer(
     name="semgen-platform",
-    help="From a folder of CT scans to a pretrained anatomical backbone. Start with: semgen-platform phantom ./ct --patients 8",
+    help="From a folder of CT scans to a pretrained anatomical backbone. "
+    "Start with: semgen-platform phantom ./ct --patients 8",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
@@ -54,7 +55,9 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # typer's own usage errors, whose class moves between releases
+        if hasattr(error, "show") and hasattr(
+            error, "exit_code"
+        ):  # typer's own usage errors, whose class moves between releases
             error.show()
             return int(error.exit_code)
         log = Path(tempfile.gettempdir()) / f"semgen-platform-bug-{os.getpid()}.log"

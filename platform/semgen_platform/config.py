@@ -30,7 +30,11 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 def recipe_names(stage: str) -> list[str]:
     """Names of the packaged recipes of a stage, e.g. "pretrain": files recipes/<stage>/<name>.yaml."""
     folder = resources.files("semgen_platform") / "recipes" / stage
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")) if folder.is_dir() else []
+    return (
+        sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+        if folder.is_dir()
+        else []
+    )
 
 
 def load_config(
@@ -48,7 +52,7 @@ def load_config(
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {setting} is not key=value; write e.g. --set seed=3")
-        nested: Any = yaml.safe_load(text)
+        nested: Any = _parse_yaml(text, f"--set {setting}")
         for part in reversed(key.split(".")):
             nested = {part: nested}
         _merge(values, nested, origins, "--set")
@@ -74,17 +78,24 @@ def _read_recipe(stage: str, recipe: str) -> dict[str, Any]:
     elif Path(recipe).is_file():
         text = Path(recipe).read_text(encoding="utf-8")
     else:
-        raise ConfigError(f"no recipe {recipe} for {stage}{_nearest(recipe, recipe_names(stage))}; there are {', '.join(recipe_names(stage))}")
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {recipe} is no YAML: {str(error).splitlines()[0]}") from None
+        known = recipe_names(stage)
+        raise ConfigError(f"no recipe {recipe} for {stage}{_nearest(recipe, known)}; there are {', '.join(known)}")
+    values = _parse_yaml(text, f"recipe {recipe}") or {}
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {recipe} is not a mapping of keys to values")
     return values
 
 
-def _merge(into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str = "") -> None:
+def _parse_yaml(text: str, place: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place} is no YAML: {str(error).splitlines()[0]}") from None
+
+
+def _merge(
+    into: dict[str, Any], values: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str = ""
+) -> None:
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value, origins, origin, f"{prefix}{key}.")

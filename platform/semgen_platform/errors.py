@@ -19,7 +19,7 @@ from __future__ import annotations
 
 
 class SemgenError(Exception):
-    """One sentence that says what is wrong, where, and what to do; the command line prints it and ends with `exit_code`."""
+    """One sentence: what is wrong, where, what to do. The command line prints it and ends with `exit_code`."""
 
     exit_code = 1
 

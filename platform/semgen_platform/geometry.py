@@ -33,21 +33,30 @@ def reverse_index_axes(affine: FloatArray) -> FloatArray:
 
 
 def spacing_zyx_mm(ijk_to_lps_mm: FloatArray) -> tuple[float, float, float]:
-    """Distance between voxel centres along (z, y, x) in mm: column norms. Raises GeometryError if an axis has no extent."""
+    """Distance between voxel centres along (z, y, x) in mm, the column norms.
+
+    Raises GeometryError if an axis has no extent.
+    """
     i, j, k = np.linalg.norm(np.asarray(ijk_to_lps_mm)[:3, :3], axis=0).tolist()
     if not min(i, j, k) > 0:
-        raise GeometryError(f"affine has spacing ({k:g}, {j:g}, {i:g}) mm along (z, y, x); re-export it with slice positions")
+        raise GeometryError(
+            f"affine has spacing ({k:g}, {j:g}, {i:g}) mm along (z, y, x); re-export it with slice positions"
+        )
     return k, j, i
 
 
 def direction_cosines(ijk_to_lps_mm: FloatArray) -> FloatArray:
     """(3, 3) unit vectors of the x, y, z index axes as columns, in LPS."""
     k, j, i = spacing_zyx_mm(ijk_to_lps_mm)
-    return np.asarray(ijk_to_lps_mm, dtype=np.float64)[:3, :3] / np.array([i, j, k])
+    cosines: FloatArray = np.asarray(ijk_to_lps_mm, dtype=np.float64)[:3, :3] / np.array([i, j, k])
+    return cosines
 
 
 def affine_from(spacing_xyz_mm: Any, origin_xyz_mm: Any, directions: FloatArray | None = None) -> FloatArray:
-    """(4, 4) `ijk_to_lps_mm` from spacing, the LPS position of voxel (0, 0, 0), and direction cosines as columns (default identity)."""
+    """(4, 4) `ijk_to_lps_mm` from spacing, the LPS position of voxel (0, 0, 0), and direction cosines.
+
+    directions : (3, 3), the x, y, z index axes as columns; identity by default.
+    """
     affine = np.eye(4)
     affine[:3, :3] = (np.eye(3) if directions is None else directions) * np.asarray(spacing_xyz_mm, dtype=np.float64)
     affine[:3, 3] = origin_xyz_mm
@@ -73,7 +82,10 @@ def affine_fault(ijk_to_lps_mm: FloatArray) -> tuple[str, dict[str, Any]] | None
 
 @dataclass(frozen=True)
 class AxisMap:
-    """How source axes become canonical ones: `order[n]` is the source axis (x, y, z = 0, 1, 2) of canonical axis n, then flips."""
+    """How source axes become canonical ones: `order[n]` is the source axis of canonical axis n (x, y, z = 0, 1, 2).
+
+    Flips come after the permutation.
+    """
 
     order: tuple[int, int, int]
     flipped: tuple[bool, bool, bool]
@@ -94,7 +106,7 @@ def canonical_axes(ijk_to_lps_mm: FloatArray) -> AxisMap:
 
 
 def reorient(voxels_ZYX: NDArray[Any], ijk_to_lps_mm: FloatArray, axes: AxisMap) -> tuple[NDArray[Any], FloatArray]:
-    """Voxels (axes z, y, x; a view) and affine after the permutation and flips of `axes`; world positions do not change."""
+    """Voxels (axes z, y, x; a view) and affine after the permutation and flips of `axes`; world positions stay."""
     shape_xyz = np.array(voxels_ZYX.shape[::-1])
     change = np.zeros((4, 4))
     change[3, 3] = 1.0
@@ -108,7 +120,7 @@ def reorient(voxels_ZYX: NDArray[Any], ijk_to_lps_mm: FloatArray, axes: AxisMap)
 
 
 def orientation_code(ijk_to_lps_mm: FloatArray) -> str:
-    """Three letters for where the x, y, z index axes run to, such as LPS for canonical storage and RAS for most NIfTI files."""
+    """Three letters for where the x, y, z index axes run to: LPS for canonical storage, RAS for most NIfTI files."""
     axes = canonical_axes(ijk_to_lps_mm)
     letters = [""] * 3
     for world, source in enumerate(axes.order):
@@ -127,4 +139,5 @@ def obliquity_deg(ijk_to_lps_mm: FloatArray) -> float:
 def apply_affine(affine: FloatArray, points: Any) -> FloatArray:
     """(..., 3) points mapped by a (4, 4) affine."""
     points = np.asarray(points, dtype=np.float64)
-    return points @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
+    mapped: FloatArray = points @ np.asarray(affine)[:3, :3].T + np.asarray(affine)[:3, 3]
+    return mapped

@@ -30,12 +30,12 @@ def _voxel_hash(voxels_ZYX: NDArray[Any]) -> Any:
 
     little = np.ascontiguousarray(voxels_ZYX, dtype=voxels_ZYX.dtype.newbyteorder("<"))
     hasher = blake3(f"{little.dtype.str}{little.shape}".encode())
-    hasher.update(little.reshape(-1).view(np.uint8))
+    hasher.update(memoryview(little.reshape(-1).view(np.uint8)))
     return hasher
 
 
 def content_id(voxels_ZYX: NDArray[Any]) -> str:
-    """`c` + 24 characters over canonical voxels (int16 or float32, axes z, y, x) and shape, without their place in space."""
+    """`c` + 24 characters over canonical voxels (int16 or float32, axes z, y, x) and shape, wherever they lie."""
     return "c" + _base32(_voxel_hash(voxels_ZYX).digest())
 
 
@@ -65,7 +65,7 @@ def digest_of(value: Any) -> str:
 
 
 def artefact_id(kind: str, *, recipe: dict[str, Any], revision: int, parents: Iterable[str], selection: str) -> str:
-    """Name of an encoder, index, discovery or run: its kind's first letter and a digest of recipe, revision, parents and scans.
+    """Name of an encoder, index, discovery or run: its kind's first letter and a digest of what it is made from.
 
     `selection` is the digest of the selected (scan_id, patient, split_group) triples. Workers, devices and versions of
     libraries are no part of it, so the same command finds what another machine made. Source: DESIGN.md section 4.
@@ -80,12 +80,18 @@ def selection_digest(rows: Iterable[tuple[str, str, str]]) -> str:
 
 
 def keyed_id(key: bytes, *parts: str) -> str:
-    """24 base32 characters of HMAC-SHA-256 under the lake's key; parts are length-prefixed, so no two lists run together."""
+    """24 base32 characters of HMAC-SHA-256 under the lake's key.
+
+    Parts are length-prefixed, so no two lists run together.
+    """
     message = b"".join(len(p.encode()).to_bytes(4, "big") + p.encode() for p in parts)
     return _base32(hmac.new(key, message, hashlib.sha256).digest())
 
 
 def uniform_stream(*key: int | str) -> np.random.Generator:
-    """A generator that is a pure function of its key, e.g. (seed, "members", pattern): counter-based, the same on every worker."""
+    """A generator that is a pure function of its key, e.g. (seed, "members", pattern).
+
+    Counter-based, so it is the same on every worker.
+    """
     digest = hashlib.sha256(canonical_json(list(key)).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

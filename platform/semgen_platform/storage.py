@@ -33,7 +33,9 @@ class Storage:
             self.local_root.mkdir(parents=True, exist_ok=True)
             self._store = obstore.store.LocalStore(str(self.local_root))
         else:
-            raise InputError(f"address {uri} has the unknown scheme {parsed.scheme}; give a folder or s3://bucket/prefix")
+            raise InputError(
+                f"address {uri} has the unknown scheme {parsed.scheme}; give a folder or s3://bucket/prefix"
+            )
 
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None where there is none."""

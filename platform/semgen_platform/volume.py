@@ -19,12 +19,13 @@ REASONS: tuple[str, ...] = (
     "not_an_image", "pdf", "localizer", "secondary_capture", "dose_report", "structured_report", "presentation_state",
     "segmentation", "rt_object", "label_map", "color_image", "not_ct_modality", "four_d",
     # cannot be read
-    "truncated", "corrupt", "unsupported_transfer_syntax", "decoder_failed", "encrypted", "unsupported_format", "unreadable",
+    "truncated", "corrupt", "unsupported_transfer_syntax", "decoder_failed", "encrypted", "unsupported_format",
+    "unreadable",
     # limits
     "too_large", "decompression_bomb", "path_escape", "too_many_members", "timed_out",
     # geometry
-    "missing_geometry", "missing_slices", "uneven_spacing", "duplicate_position", "gantry_tilt", "inconsistent_orientation",
-    "inconsistent_shape", "sheared_affine", "singular_affine", "ambiguous_split",
+    "missing_geometry", "missing_slices", "uneven_spacing", "duplicate_position", "gantry_tilt",
+    "inconsistent_orientation", "inconsistent_shape", "sheared_affine", "singular_affine", "ambiguous_split",
     # values
     "not_finite", "inconsistent_rescale", "unsupported_dtype",
     # size
@@ -113,7 +114,7 @@ def narrowest(voxels_ZYX: NDArray[Any]) -> NDArray[Any]:
 def canonical(volume: Volume) -> Volume:
     """The volume with axes flipped and permuted towards LPS+ (never resampled), in the narrowest dtype.
 
-    The orientation code and the affine as found are added to the attributes, so that an export can give back the source's order.
+    The orientation code and the affine as found join the attributes, so that an export can give the source's order back.
     """
     found = np.asarray(volume.ijk_to_lps_mm, dtype=np.float64)
     voxels, affine = geometry.reorient(volume.voxels, found, geometry.canonical_axes(found))
@@ -121,4 +122,10 @@ def canonical(volume: Volume) -> Volume:
     if geometry.obliquity_deg(affine) > geometry.OBLIQUE_TOLERANCE_DEG and "oblique" not in flags:
         flags = (*flags, "oblique")
     as_found = {"orientation": geometry.orientation_code(found), "source_ijk_to_lps_mm": found.reshape(-1).tolist()}
-    return replace(volume, voxels=narrowest(voxels), ijk_to_lps_mm=affine, flags=flags, attributes={**volume.attributes, **as_found})
+    return replace(
+        volume,
+        voxels=narrowest(voxels),
+        ijk_to_lps_mm=affine,
+        flags=flags,
+        attributes={**volume.attributes, **as_found},
+    )

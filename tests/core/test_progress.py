@@ -1,0 +1,28 @@
+"""Progress goes to stderr, a line now and then where there is no terminal, and never under quiet."""
+
+from __future__ import annotations
+
+import pytest
+
+from semgen_platform.progress import Progress
+
+
+def test_without_a_terminal_short_work_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("ingest", 3) as progress:
+        for _ in range(3):
+            progress.advance(note="refused=1")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == ["ingest 3/3 0s refused=1"]
+
+
+def test_an_unknown_total_shows_the_count_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("list") as progress:
+        progress.show(7)
+    assert capsys.readouterr().err == "list 7 0s\n"
+
+
+def test_quiet_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("embed", 1, quiet=True) as progress:
+        progress.advance()
+    assert capsys.readouterr().err == ""
