@@ -30,7 +30,7 @@ def _voxel_hash(voxels_ZYX: NDArray[Any]) -> Any:
 
     little = np.ascontiguousarray(voxels_ZYX, dtype=voxels_ZYX.dtype.newbyteorder("<"))
     hasher = blake3(f"{little.dtype.str}{little.shape}".encode())
-    hasher.update(memoryview(little.reshape(-1).view(np.uint8)))
+    hasher.update(little.reshape(-1).view(np.uint8).data)
     return hasher
 
 

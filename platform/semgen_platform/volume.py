@@ -114,7 +114,7 @@ def narrowest(voxels_ZYX: NDArray[Any]) -> NDArray[Any]:
 def canonical(volume: Volume) -> Volume:
     """The volume with axes flipped and permuted towards LPS+ (never resampled), in the narrowest dtype.
 
-    The orientation code and the affine as found join the attributes, so that an export can give the source's order back.
+    The orientation code and the affine as found join the attributes, so an export can give the source's order back.
     """
     found = np.asarray(volume.ijk_to_lps_mm, dtype=np.float64)
     voxels, affine = geometry.reorient(volume.voxels, found, geometry.canonical_axes(found))
