@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import semgen_platform
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_ROOTS = ("platform", "pipelines", "cli")
@@ -50,6 +53,11 @@ def test_no_test_folder_is_a_package_or_hides_a_standard_module() -> None:
 def test_no_module_of_ours_bears_the_name_of_a_source_root() -> None:
     modules = {p.stem for root in SOURCE_ROOTS for p in (ROOT / root).glob("semgen_*/*.py")}
     assert "platform" not in modules
+
+
+def test_the_version_is_the_same_in_the_package_and_in_its_metadata() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert semgen_platform.__version__ == declared
 
 
 def test_no_source_file_is_ignored_by_git() -> None:
