@@ -1,0 +1,122 @@
+"""Questions to tables as SQL: DuckDB over the file list of a Delta log at one version.
+
+A glob over a table's folder would read rows that a later version deleted, so only listed files are read; DuckDB's own
+delta extension cannot be had offline (DESIGN.md section 4, Queries). A question that a user wrote can read these files
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from semgen_platform.errors import ConfigError
+from semgen_platform.lake.tables import SCHEMAS, schema_of
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Column names as a SQL list."""
+    return ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+
+
+class Query:
+    """Tables as views of their names, for the time of a `with` block.
+
+    files : for each table the Parquet files that make it up; a table without a file is empty.
+    """
+
+    def __init__(self, files: Mapping[str, Sequence[str]]) -> None:
+        import duckdb
+
+        self._connection: Any = duckdb.connect()
+        self._connection.execute("SET TimeZone='UTC'")
+        self._connection.execute(
+            "SET allowed_paths=$files", {"files": [f for listed in files.values() for f in listed]}
+        )
+        self._connection.execute("SET enable_external_access=false")
+        for name, listed in files.items():
+            if listed:
+                literals = ", ".join("'" + file.replace("'", "''") + "'" for file in listed)
+                reader = f"read_parquet([{literals}], union_by_name=true)"
+                self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {reader}")
+            else:
+                self._connection.register(name, SCHEMAS[name].empty_table())
+
+    def __enter__(self) -> Query:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def add(self, name: str, table: pa.Table) -> None:
+        """Let questions name an Arrow table."""
+        self._connection.register(name, table)
+
+    def define(self, name: str, sql: str) -> None:
+        """Let questions name the result of another one."""
+        self._connection.execute(f"CREATE VIEW {name} AS {sql}")
+
+    def arrow(self, sql: str, **values: Any) -> pa.Table:
+        """The answer as an Arrow table; `$name` in the text takes the value of that name."""
+        return self._connection.sql(sql, params=values or None).to_arrow_table()
+
+    def filtered(self, view: str, columns: Sequence[str] | None, where: str | None, order: Sequence[str]) -> pa.Table:
+        """Rows of a view under a condition that a user wrote. Raises ConfigError that names the nearest column."""
+        import duckdb
+
+        known = self.columns(view)
+        for column in columns or ():
+            if column not in known:
+                raise ConfigError(f"there is no column {column}{_nearest(column, known)}")
+        chosen = quoted(columns) if columns else "*"
+        condition = f"WHERE (\n{where}\n)" if where else ""
+        try:
+            return self.arrow(f"SELECT {chosen} FROM {view} {condition} ORDER BY {quoted(order)}")
+        except duckdb.Error as error:
+            if not where:
+                raise
+            raise ConfigError(_condition_fault(where, known, str(error))) from None
+
+    def columns(self, view: str) -> list[str]:
+        """Names of a view's columns."""
+        return list(self._connection.sql(f"SELECT * FROM {view} LIMIT 0").columns)
+
+
+def table_files(root: Path, name: str, version: int | None = None) -> list[str]:
+    """Absolute paths of a table's Parquet files at a Delta version, or at its head."""
+    folder = root / "tables" / name
+    listed = pa.table(open_table(root, name, version).get_add_actions())
+    return [str(folder / path) for path in listed["path"].to_pylist()]
+
+
+def table_address(root: Path, name: str) -> str:
+    """Where a table lies, as the Delta library is told."""
+    return str(root / "tables" / name)
+
+
+def open_table(root: Path, name: str, version: int | None = None) -> Any:
+    """The DeltaTable at a version, or at its head. Raises ConfigError for a name that is no table's."""
+    from deltalake import DeltaTable
+
+    schema_of(name)
+    return DeltaTable(table_address(root, name), version=version)
+
+
+def _nearest(column: str, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(column, known, n=1, cutoff=0.4)
+    return f"; did you mean {match[0]}?" if match else f"; there are {', '.join(known)}"
+
+
+def _condition_fault(where: str, known: Sequence[str], message: str) -> str:
+    _, found, rest = message.partition('Referenced column "')
+    if found:
+        column = rest.partition('"')[0]
+        return f"the condition {where!r} names {column}, which is no column{_nearest(column, known)}"
+    return f"the condition {where!r} is no SQL condition: {message.splitlines()[0]}"
