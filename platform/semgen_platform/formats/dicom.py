@@ -1,0 +1,255 @@
+"""A series of single-frame CT images to one volume in HU.
+
+Headers first: if they already say no, nothing is decoded, but each file is still checked for missing pixel data, so that
+every reason is known. Then slice by slice in the order of position into one preallocated array, each with its own rescale.
+Which slices form a grid, slices.py says; what an object is, dicom_object.py. Sources: DICOM PS3.3 C.7.6.3 (Image Pixel),
+C.8.2.1 (CT Image), C.11.1 (Modality LUT), C.7.5.1.1.2 (Pixel Padding Value).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semgen_platform import privacy
+from semgen_platform.formats.dicom_object import number, numbers, read_dataset, text, texts
+from semgen_platform.formats.refusing import Refused, combined, refusal, refused
+from semgen_platform.formats.scaling import Stack, rescaled_slab
+from semgen_platform.formats.slices import Grid, Plane, regular_grid
+from semgen_platform.volume import Refusal, Volume
+
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"  # PS3.5 section 10.1: the default where no meta header names another
+
+ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
+    "kernel": "ConvolutionKernel",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "body_part": "BodyPartExamined",
+    "slice_thickness_mm": "SliceThickness",
+    "kvp": "KVP",
+    "tube_current_ma": "XRayTubeCurrent",
+    "exposure_mas": "Exposure",
+}
+HEADER_TAGS = [
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "BurnedInAnnotation", "ContrastBolusAgent",
+    *ATTRIBUTE_TAGS.values(),
+]  # fmt: skip
+PIXEL_TAGS = [
+    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames",
+    "PhotometricInterpretation", "PlanarConfiguration", "PixelData",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The header of one file."""
+
+    path: str
+    plane: Plane
+    syntax: str
+    native_bytes: int
+    """Of its pixels when uncompressed."""
+    rescale: tuple[float, float] | None
+    """(slope, intercept); None where the header has neither."""
+    padding: float | None
+    """PixelPaddingValue, a stored value."""
+    faults: tuple[Refusal, ...]
+    attributes: dict[str, Any]
+    burned_in: bool
+
+
+def read_series(files: Sequence[str], *, min_slices: int) -> Volume:
+    """The volume of a series' files in slice order along the normal, affine in LPS+ mm. Raises Refused, OSError."""
+    slices, refusals = _headers(files)
+    refusals += _series_faults(slices)
+    if len(files) < min_slices:
+        sentence = f"the series has too few slices: {len(files)}, where at least {min_slices} are asked for"
+        refusals.append(refusal("too_few_slices", sentence, slices=len(files), min_slices=min_slices))
+    grid = regular_grid([s.plane for s in slices]) if slices else []
+    if refusals or not isinstance(grid, Grid):
+        refusals += [] if isinstance(grid, Grid) else grid
+        raise Refused(combined([*refusals, *_pixel_faults(slices)]))
+    ordered = [slices[n] for n in grid.order]
+    voxels = _voxels(ordered)
+    return Volume(
+        voxels=voxels,
+        ijk_to_lps_mm=grid.ijk_to_lps_mm,
+        modality="CT",
+        attributes=ordered[0].attributes,
+        flags=("burned_in_hint",) if any(s.burned_in for s in ordered) else (),
+        padding_hu=_tagged_padding(ordered),
+    )
+
+
+def read_header(path: str) -> Slice:
+    """What reading a slice needs to know before its pixels. Raises Refused where the header cannot be used, OSError."""
+    dataset = read_dataset(path, tags=HEADER_TAGS)
+    rows, columns = number(dataset, "Rows"), number(dataset, "Columns")
+    if not rows or not columns:
+        raise refused("corrupt", "a CT image says no rows or columns")
+    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
+    return Slice(
+        path=path,
+        plane=Plane(
+            position_mm=numbers(dataset, "ImagePositionPatient", 3),
+            orientation=numbers(dataset, "ImageOrientationPatient", 6),
+            pixel_spacing_mm=numbers(dataset, "PixelSpacing", 2),
+            shape_yx=(int(rows), int(columns)),
+        ),
+        syntax=text(dataset.file_meta, "TransferSyntaxUID") or IMPLICIT_LITTLE_ENDIAN,
+        native_bytes=int(rows) * int(columns) * int(number(dataset, "BitsAllocated") or 16) // 8,
+        rescale=None if slope is None and intercept is None else (1.0 if slope is None else slope, intercept or 0.0),
+        padding=number(dataset, "PixelPaddingValue"),
+        faults=tuple(_slice_faults(dataset)),
+        attributes=_attributes(dataset),
+        burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
+    )
+
+
+def _headers(files: Sequence[str]) -> tuple[list[Slice], list[Refusal]]:
+    slices, refusals = [], []
+    for file in files:
+        try:
+            slices.append(read_header(file))
+        except Refused as no:
+            refusals.append(no.refusal)
+    return slices, refusals
+
+
+def _attributes(dataset: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, keyword in ATTRIBUTE_TAGS.items():
+        is_text = privacy.ALLOWED_ATTRIBUTES[name] is str
+        value = "/".join(texts(dataset, keyword)) if is_text else number(dataset, keyword)
+        if value is not None and value != "":
+            found[name] = value
+    if "ContrastBolusAgent" in dataset:
+        found["contrast"] = text(dataset, "ContrastBolusAgent").upper() not in ("", "NONE", "NO")
+    return privacy.allowed(found)
+
+
+def _slice_faults(dataset: Any) -> list[Refusal]:
+    """What makes the stored values of one slice no Hounsfield units by a slope and an intercept."""
+    faults = []
+    if dataset.get("ModalityLUTSequence"):
+        faults.append(
+            refusal("inconsistent_rescale", "the values are mapped by a lookup table instead of slope and intercept")
+        )
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        value = number(dataset, keyword)
+        if text(dataset, keyword) and (value is None or (keyword == "RescaleSlope" and value == 0)):
+            faults.append(refusal("inconsistent_rescale", f"{keyword} is zero or no finite number"))
+    stored, high = number(dataset, "BitsStored"), number(dataset, "HighBit")
+    if stored and high is not None and high != stored - 1:
+        sentence = (
+            f"the highest bit of the pixels is {high:g} with {stored:g} bits stored; only right-aligned pixels are read"
+        )
+        faults.append(refusal("unsupported_dtype", sentence, high_bit=int(high), bits_stored=int(stored)))
+    return faults
+
+
+def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
+    """Faults of values and encoding over all slices, each kind once."""
+    faults = list({fault.sentence: fault for s in slices for fault in s.faults}.values())
+    without = sum(s.rescale is None for s in slices)
+    if 0 < without < len(slices):
+        sentence = f"{without} of {len(slices)} slices have neither slope nor intercept, and the others have"
+        faults.append(refusal("inconsistent_rescale", sentence, slices=len(slices), without=without))
+    unread = [uid for uid in sorted({s.syntax for s in slices}) if not can_decode(uid)]
+    if unread:
+        count = sum(s.syntax in unread for s in slices)
+        sentence = f"{count} of {len(slices)} slices are in a transfer syntax without a decoder here ({_syntax_name(unread[0])})"
+        faults.append(
+            refusal(
+                "unsupported_transfer_syntax", sentence, slices=count, syntaxes=[_syntax_name(uid) for uid in unread]
+            )
+        )
+    return faults
+
+
+def can_decode(syntax: str) -> bool:
+    """Whether pixels in this transfer syntax can be read with the decoders that are installed."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    if not UID(syntax).is_transfer_syntax:
+        return False
+    try:
+        return not UID(syntax).is_encapsulated or bool(get_decoder(UID(syntax)).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _syntax_name(syntax: str) -> str:
+    from pydicom.uid import UID
+
+    return UID(syntax).name if UID(syntax).is_transfer_syntax and not UID(syntax).is_private else "unknown"
+
+
+def _pixel_faults(slices: Sequence[Slice]) -> list[Refusal]:
+    """Slices whose pixel data are missing or short, found without decoding."""
+    faults: dict[str, Refusal] = {}
+    for item in slices:
+        try:
+            _pixel_dataset(item)
+        except Refused as no:
+            faults[no.refusal.sentence] = no.refusal
+    return list(faults.values())
+
+
+def _pixel_dataset(item: Slice) -> Any:
+    """The dataset with its pixel data, complete as far as lengths tell. Raises Refused, OSError."""
+    from pydicom.uid import UID
+
+    dataset = read_dataset(item.path, tags=PIXEL_TAGS, pixels=True)
+    pixels = dataset.get("PixelData")
+    if not pixels:
+        # pydicom gives an empty dataset, without an error, where encapsulated data end early
+        raise refused("truncated", "a slice has no complete pixel data behind its header")
+    if not UID(item.syntax).is_encapsulated and len(pixels) < item.native_bytes:
+        evidence = {"bytes": len(pixels), "expected_bytes": item.native_bytes}
+        raise refused("truncated", "the pixel data of a slice end early", **evidence)
+    return dataset
+
+
+def _voxels(ordered: Sequence[Slice]) -> NDArray[Any]:
+    rows, columns = ordered[0].plane.shape_yx
+    stack = Stack((len(ordered), rows, columns))
+    for index, item in enumerate(ordered):
+        slope, intercept = item.rescale or (1.0, 0.0)
+        stack.fill(index, rescaled_slab(decoded(item), slope, intercept))
+    return stack.voxels
+
+
+def decoded(item: Slice) -> NDArray[Any]:
+    """Stored (y, x) values of one slice. MONOCHROME1 turns only the display, never HU, so it changes nothing here.
+
+    Raises Refused: truncated, decoder_failed (also where a compressed slice comes out constant, as failing decoders do), OSError.
+    """
+    from pydicom.uid import UID
+
+    dataset = _pixel_dataset(item)
+    try:
+        pixels = np.asarray(dataset.pixel_array)
+    except Exception as error:  # decoders raise what they like on a damaged stream
+        raise refused("decoder_failed", "the pixels of a slice cannot be decoded", error=type(error).__name__) from None
+    if pixels.shape != item.plane.shape_yx:
+        raise refused(
+            "decoder_failed", "a slice decodes to another shape than its header says", shape=list(pixels.shape)
+        )
+    if UID(item.syntax).is_compressed and UID(item.syntax).is_encapsulated and pixels.min() == pixels.max():
+        raise refused("decoder_failed", "a compressed slice decodes to one constant value", value=int(pixels.min()))
+    return pixels
+
+
+def _tagged_padding(ordered: Sequence[Slice]) -> float | None:
+    """PixelPaddingValue in HU where all slices agree on it."""
+    values = {
+        None if s.padding is None else s.padding * (s.rescale or (1, 0))[0] + (s.rescale or (1, 0))[1] for s in ordered
+    }
+    return values.pop() if len(values) == 1 else None

@@ -1,0 +1,191 @@
+"""What one DICOM file is, by its header alone: an image of a CT series, or an object that is refused by name.
+
+Pixels are never touched here. Sources: DICOM PS3.4 annex B.5 (storage SOP classes), PS3.3 C.7.6.1.1.2 and C.8.2.1.1.1 (Image Type).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semgen_platform.formats.refusing import Refused, refusal, refused
+from semgen_platform.volume import Refusal
+
+LISTING_TAGS = [
+    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows",
+]  # fmt: skip
+
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+CT_CLASSES = (STORAGE + "2", STORAGE + "2.1", STORAGE + "2.2")  # CT, Enhanced CT, Legacy Converted Enhanced CT
+MULTIFRAME_CT_CLASSES = CT_CLASSES[1:]
+DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+
+REASON_BY_CLASS = {  # a class and everything below it; the longest match speaks
+    DICOMDIR_CLASS: "not_an_image",
+    STORAGE + "7": "secondary_capture",
+    STORAGE + "9": "not_an_image",  # waveforms
+    STORAGE + "11": "presentation_state",
+    STORAGE + "66": "not_an_image",  # raw data, registrations
+    STORAGE + "66.4": "segmentation",
+    STORAGE + "66.5": "segmentation",
+    STORAGE + "66.7": "segmentation",
+    STORAGE + "88": "structured_report",
+    STORAGE + "88.67": "dose_report",
+    STORAGE + "88.68": "dose_report",
+    STORAGE + "88.73": "dose_report",
+    STORAGE + "88.74": "dose_report",
+    STORAGE + "104": "not_an_image",  # encapsulated documents and meshes
+    STORAGE + "104.1": "pdf",
+    STORAGE + "481": "rt_object",
+}
+REASON_BY_MODALITY = {
+    "SEG": "segmentation", "SR": "structured_report", "KO": "structured_report", "PR": "presentation_state", "DOC": "not_an_image",
+    "RTSTRUCT": "rt_object", "RTPLAN": "rt_object", "RTDOSE": "rt_object", "RTIMAGE": "rt_object", "RTRECORD": "rt_object",
+}  # fmt: skip
+IMAGE_MODALITIES = frozenset(
+    "AR BI BMD CR CT DG DX ECG EPS ES FID GM HC HD IO IVOCT IVUS LS MA MG MR NM OCT OP OPT OT PT PX REG RF RG SM TG US XA XC".split()
+)
+"""Defined terms of (0008,0060) that may be named in evidence; anything else could be free text."""
+
+SENTENCES = {
+    "not_an_image": "the DICOM object holds no image",
+    "secondary_capture": "the object is a screen capture or another secondary capture, not a reconstructed slice",
+    "presentation_state": "the object is a presentation state",
+    "segmentation": "the object is a segmentation",
+    "structured_report": "the object is a structured report",
+    "dose_report": "the object is a radiation dose report",
+    "pdf": "the object wraps a PDF document",
+    "rt_object": "the object belongs to radiotherapy (structure set, plan, dose or image)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DicomObject:
+    """One DICOM file as a listing needs it; a small record, since an archive has millions."""
+
+    path: str
+    relative: str
+    validator: tuple[int, int]
+    series_uid: str
+    study_uid: str
+    patient: tuple[str, str] | None
+    refusal: Refusal | None
+
+    @property
+    def part(self) -> str:
+        """Objects of one series that are read, or refused, together; "" for the CT images."""
+        return "" if self.refusal is None else self.refusal.reasons[0]
+
+
+def read_dataset(path: str | Path, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
+    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError if not read."""
+    import pydicom
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+    except OSError:
+        raise
+    except EOFError:
+        raise refused("truncated", "the DICOM header ends early") from None
+    except Exception as error:  # pydicom raises whatever its parsers meet in a damaged file
+        raise refused("corrupt", "the DICOM header cannot be parsed", error=type(error).__name__) from None
+
+
+def text(dataset: Any, keyword: str) -> str:
+    """A header value as stripped text, "" where it is absent or cannot be converted."""
+    value = _value(dataset, keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+def texts(dataset: Any, keyword: str) -> tuple[str, ...]:
+    """A multi-valued header value as stripped texts."""
+    value = _value(dataset, keyword)
+    if value is None or isinstance(value, str):
+        return () if not value else (value.strip(" \0"),)
+    return tuple(str(v).strip(" \0") for v in value)
+
+
+def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
+    """`count` finite numbers, or None where the value is absent, malformed or of another length."""
+    value = _value(dataset, keyword)
+    values = [value] if count == 1 else value
+    try:
+        found = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == count and all(abs(v) < float("inf") for v in found) else None
+
+
+def number(dataset: Any, keyword: str) -> float | None:
+    """One finite number, or None."""
+    values = numbers(dataset, keyword, 1)
+    return None if values is None else values[0]
+
+
+def _value(dataset: Any, keyword: str) -> Any:
+    try:
+        return dataset.get(keyword)
+    except Exception:  # pydicom converts on access, and a malformed value raises what its converter raises
+        return None
+
+
+def read_object(path: str, relative: str, validator: tuple[int, int]) -> DicomObject:
+    """The listing's record of one DICOM file; a header that cannot be parsed is refused in the record."""
+    try:
+        dataset = read_dataset(path, tags=LISTING_TAGS)
+    except Refused as no:
+        return DicomObject(path, relative, validator, "", "", None, no.refusal)
+    patient_id = text(dataset, "PatientID")
+    return DicomObject(
+        path=path,
+        relative=relative,
+        validator=validator,
+        series_uid=sys.intern(text(dataset, "SeriesInstanceUID")),
+        study_uid=sys.intern(text(dataset, "StudyInstanceUID")),
+        patient=(sys.intern(patient_id), sys.intern(text(dataset, "IssuerOfPatientID"))) if patient_id else None,
+        refusal=object_refusal(dataset),
+    )
+
+
+def object_refusal(dataset: Any) -> Refusal | None:
+    """Why this object is no slice of a CT series, or None if it is one."""
+    sop_class = text(dataset, "SOPClassUID") or text(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID")
+    modality = text(dataset, "Modality").upper()
+    reason = _reason_by_class(sop_class) or REASON_BY_MODALITY.get(modality)
+    if reason is not None:
+        return refusal(reason, SENTENCES[reason])
+    if not sop_class and not modality:
+        return refusal("corrupt", "the file looks like DICOM but its header names neither object class nor modality")
+    if sop_class not in CT_CLASSES and (sop_class.startswith(STORAGE) or modality != "CT"):
+        known = modality if modality in IMAGE_MODALITIES else "other"
+        return refusal("not_ct_modality", f"the image is of modality {known}, not CT", modality=known)
+    return _ct_refusal(dataset, sop_class)
+
+
+def _reason_by_class(sop_class: str) -> str | None:
+    while sop_class:
+        if sop_class in REASON_BY_CLASS:
+            return REASON_BY_CLASS[sop_class]
+        sop_class = sop_class.rpartition(".")[0]
+    return None
+
+
+def _ct_refusal(dataset: Any, sop_class: str) -> Refusal | None:
+    image_type = {value.upper() for value in texts(dataset, "ImageType")}
+    if "LOCALIZER" in image_type:
+        return refusal("localizer", "the image is a localizer (scout), a projection and no slice")
+    if any(value.startswith(("SCREEN SAVE", "SCREENSAVE", "DOSE_INFO")) for value in image_type):
+        return refusal("secondary_capture", SENTENCES["secondary_capture"])
+    if (
+        text(dataset, "SamplesPerPixel") not in ("", "1")
+        or text(dataset, "PhotometricInterpretation") == "PALETTE COLOR"
+    ):
+        return refusal("color_image", "the image has colour samples, and a CT slice has one grey value a pixel")
+    frames = number(dataset, "NumberOfFrames") or 0
+    if sop_class in MULTIFRAME_CT_CLASSES or frames > 1:
+        sentence = "multi-frame CT objects are not read yet; export the series as single slices"
+        return refusal("unsupported_format", sentence, frames=int(frames))
+    return None

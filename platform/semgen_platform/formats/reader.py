@@ -1,0 +1,101 @@
+"""A source to one canonical Volume, or to a Refusal with every reason that applies. Only bugs of ours raise.
+
+The formats' own modules read; here is what holds for all of them: finite values, label maps, size, padding, flags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from semgen_platform import geometry
+from semgen_platform.formats import values
+from semgen_platform.formats.dicom import read_series
+from semgen_platform.formats.metaimage import read_metaimage
+from semgen_platform.formats.nifti import read_nifti
+from semgen_platform.formats.nrrd import read_nrrd
+from semgen_platform.formats.refusing import Refused, combined, quiet_libraries, refusal, refused
+from semgen_platform.formats.source import Source
+from semgen_platform.volume import Refusal, Volume, canonical
+
+CONVERTER_VERSION = 1
+"""Raised by hand whenever the same bytes would give other voxels, geometry, flags or reasons, so that sources are read again."""
+
+MIN_SLICES = 16
+
+
+def read_source(source: Source, *, min_slices: int = MIN_SLICES) -> Volume | Refusal:
+    """The canonical volume of a source, flags of the file among them, or why there is none.
+
+    min_slices : fewer along the slice axis are refused as too_few_slices.
+    """
+    if source.refusal is not None:
+        return source.refusal
+    try:
+        with quiet_libraries():
+            volume = _read(source, min_slices)
+            return _accepted(volume, source, min_slices)
+    except Refused as no:
+        return no.refusal
+    except OSError as error:
+        return refusal("unreadable", "a file of the source cannot be read", errno=error.errno or 0)
+
+
+def _read(source: Source, min_slices: int) -> Volume:
+    path = Path(source.files[0])
+    if source.kind == "dicom":
+        return read_series(source.files, min_slices=min_slices)
+    if source.kind == "nifti":
+        return read_nifti(path)
+    if source.kind == "nrrd":
+        return read_nrrd(path)
+    assert source.kind == "metaimage", f"a source of kind {source.kind} has a refusal"
+    return read_metaimage(path)
+
+
+def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:
+    """The volume in canonical axes with padding and flags. Raises Refused for what no format module looks at."""
+    _check_affine(volume)
+    _check_finite(volume)
+    volume = canonical(volume)
+    counts = values.histogram(volume.voxels)
+    faults = [
+        no
+        for no in (values.label_map_refusal(volume.voxels, counts), _size_fault(volume, min_slices))
+        if no is not None
+    ]
+    if faults:
+        raise Refused(combined(faults))
+    padding = volume.padding_hu
+    if padding is None or counts.share(round(padding), round(padding)) == 0:
+        padding = values.corner_padding(volume.voxels)
+    flags = volume.flags if source.patient is not None else (*volume.flags, "patient_unknown")
+    return replace(volume, padding_hu=padding, flags=flags)
+
+
+def _check_affine(volume: Volume) -> None:
+    fault = geometry.affine_fault(volume.ijk_to_lps_mm)
+    if fault is not None:
+        reason, evidence = fault
+        sentence = f"the affine is {reason.removesuffix('_affine')}, so that the voxels are no regular grid of boxes"
+        raise Refused(Refusal((reason,), sentence, evidence))
+
+
+def _check_finite(volume: Volume) -> None:
+    if volume.voxels.dtype.kind != "f":
+        return
+    bad = volume.voxels.size - int(np.count_nonzero(np.isfinite(volume.voxels)))
+    if bad:
+        raise refused("not_finite", f"{bad} voxels are not finite numbers", voxels=bad, of=volume.voxels.size)
+
+
+def _size_fault(volume: Volume, min_slices: int) -> Refusal | None:
+    """Slices are counted along the axis of largest spacing, whatever its direction; ties go to z."""
+    axis = int(np.argmax(np.round(volume.spacing_zyx_mm, 3)))
+    slices = volume.shape_zyx[axis]
+    if slices >= min_slices:
+        return None
+    sentence = f"the volume has too few slices: {slices}, where at least {min_slices} are asked for"
+    return refusal("too_few_slices", sentence, slices=slices, min_slices=min_slices)

@@ -1,0 +1,47 @@
+"""One source: a DICOM series, a volume file with its data file, or any other single file (DESIGN.md section 4, Source id).
+
+Files, UIDs and patient are in clear here, for the reader; only pseudonyms of them may leave (privacy.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from semgen_platform import ids
+from semgen_platform.volume import Refusal
+
+Kind = Literal["dicom", "nifti", "nrrd", "metaimage", "other"]
+Validator = tuple[int, int]
+"""(size in bytes, mtime_ns) of one file, taken when it was listed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a listing found, before any voxel is decoded.
+
+    files : absolute paths, sorted; for a header with a data file of its own, the header first.
+    validators : of each file, in the same order, from before the file was read: a change in between shows at the next run.
+    name_parts : what the keyed source id is made of: ("series", series UID, part) or ("path", path below the root).
+    patient : (PatientID, IssuerOfPatientID), or None where the format or the file names nobody.
+    refusal : set where the headers alone say that this is no scan.
+    slices : as the headers promise; 0 where they do not say.
+    """
+
+    kind: Kind
+    files: tuple[str, ...]
+    validators: tuple[Validator, ...]
+    name_parts: tuple[str, ...]
+    patient: tuple[str, str] | None = None
+    study_uid: str | None = None
+    series_uid: str | None = None
+    refusal: Refusal | None = None
+    slices: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for size, _ in self.validators)
+
+    def state(self) -> str:
+        """Digest of the validators; the same state means that nothing need be decoded again."""
+        return ids.digest_of([list(validator) for validator in self.validators])
