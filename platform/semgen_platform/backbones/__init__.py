@@ -1,0 +1,1 @@
+"""Backbones: published networks with the contract of their input, loaded and checked from plain torch."""
