@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Shape = tuple[int, int, int]
 
 SMALL_ENOUGH = 64
+SLAB = 32  # slices at once; even, so that no block is parted
 THICK = 1.5  # an axis this many times coarser than the finest one is not halved
 
 
@@ -53,20 +54,29 @@ def block_mean(voxels_ZYX: NDArray[Any], step_zyx: Shape, padding_hu: float | No
     Voxels equal to `padding_hu` do not count; a block of nothing else keeps that value. Where a size is odd the last
     block is what is left. int16 means are rounded half to even.
     """
-    if padding_hu is not None:
-        padding = voxels_ZYX == padding_hu
-        if padding.any():
-            return _mean_without(voxels_ZYX, padding, step_zyx, padding_hu)
+    step_z = step_zyx[0]
+    out = np.empty([-(-n // step) for n, step in zip(voxels_ZYX.shape, step_zyx, strict=True)], voxels_ZYX.dtype)
+    for z in range(0, len(voxels_ZYX), SLAB):  # slab by slab: the sums never take more than a few slices' memory
+        out[z // step_z : (z + SLAB) // step_z] = _slab_mean(voxels_ZYX[z : z + SLAB], step_zyx, padding_hu)
+    return out
+
+
+def _slab_mean(voxels_ZYX: NDArray[Any], step_zyx: Shape, padding_hu: float | None) -> NDArray[Any]:
+    padding = voxels_ZYX == padding_hu if padding_hu is not None else None
+    if padding is not None and padding.any():
+        return _mean_without(voxels_ZYX, padding, step_zyx)
     total = _block_sum(voxels_ZYX.astype(_sum_dtype(voxels_ZYX), copy=False), step_zyx)
-    return _rounded(total, int(np.log2(np.prod(step_zyx)))).astype(voxels_ZYX.dtype, copy=False)
+    return _rounded(total, int(np.log2(np.prod(step_zyx))))
 
 
-def _mean_without(voxels_ZYX: NDArray[Any], padding: NDArray[np.bool_], step_zyx: Shape, value: float) -> NDArray[Any]:
-    # float64 holds every sum and every half exactly, so the rounding is that of the true mean
-    total = _block_sum(np.where(padding, 0.0, voxels_ZYX), step_zyx)
+def _mean_without(voxels_ZYX: NDArray[Any], padding: NDArray[np.bool_], step_zyx: Shape) -> NDArray[Any]:
+    value = voxels_ZYX[padding][0]
+    counted = np.where(padding, voxels_ZYX.dtype.type(0), voxels_ZYX)
+    total = _block_sum(counted.astype(_sum_dtype(counted), copy=False), step_zyx)
     count = _block_sum((~padding).astype(np.uint8), step_zyx)
-    mean = np.divide(total, count, out=np.full(total.shape, value), where=count > 0)
-    return (np.rint(mean) if voxels_ZYX.dtype.kind == "i" else mean).astype(voxels_ZYX.dtype)
+    # float64 holds every mean that ends in one half exactly, so the rounding is that of the true mean
+    mean = np.divide(total, count, out=np.full(total.shape, value, np.float64), where=count > 0)
+    return np.rint(mean) if voxels_ZYX.dtype.kind == "i" else mean
 
 
 def _sum_dtype(voxels_ZYX: NDArray[Any]) -> type:

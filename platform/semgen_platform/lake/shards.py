@@ -1,0 +1,246 @@
+"""One pyramid level as a sharded Zarr v3 array: written chunk by chunk, read by box.
+
+The bytes are those of the Zarr v3 `sharding_indexed` codec, so zarr-python, tensorstore and zarrs read them as they
+are: inner chunks of 32x32x32, each Blosc LZ4 with shuffle and then crc32c; then the index of (offset, length) pairs as
+little-endian u64 in C order with its own crc32c. Chunks of nothing but the fill value are left out. A level is one
+shard, split along z where it would exceed 1 GiB. Written and parsed by hand because a crop then costs little more than
+the decoding of its chunks (DESIGN.md section 8). What the levels of a volume are belongs to volumes.py.
+Source: Zarr v3 specification, codecs sharding-indexed v1.0, blosc v1.0 and crc32c v1.0.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semgen_platform.errors import Damage, LakeError
+from semgen_platform.lake.pyramid import Shape
+
+CHUNK = 32
+FILL_HU = -1024
+LARGEST_SHARD_BYTES = 2**30  # uncompressed
+ABSENT = 2**64 - 1  # offset and length of a chunk that is all fill, by the sharding codec
+CRC_BYTES = 4
+COMPRESSOR, COMPRESSION_LEVEL, SHUFFLE = "lz4", 5, "shuffle"
+METADATA = "zarr.json"
+
+Voxels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Digest (BLAKE3, hexadecimal) and size of one shard file."""
+
+    digest: str
+    bytes: int
+
+
+def write_level(folder: Path, voxels_ZYX: Voxels) -> list[Shard]:
+    """Write an int16 or float32 level into a new folder; its shards in the order of z."""
+    depth = _shard_depth(voxels_ZYX.shape, voxels_ZYX.dtype.itemsize)
+    shards = []
+    for number, z in enumerate(range(0, voxels_ZYX.shape[0], depth)):
+        path = _shard_path(folder, number)
+        path.parent.mkdir(parents=True)
+        shards.append(_write_shard(path, voxels_ZYX[z : z + depth], depth))
+    (folder / METADATA).write_text(json.dumps(_metadata(voxels_ZYX, depth), indent=1), encoding="utf-8")
+    return shards
+
+
+class StoredLevel:
+    """A level open for reading: its shards mapped, their indexes parsed and checked.
+
+    folder : of the level.  name : how errors call it, such as "scan s... level 1".
+    Raises Damage where a shard is absent, short or unlike its checksum; decoded chunks are checked as they are read.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        metadata = _read_metadata(folder, name)
+        self.shape_zyx: Shape = tuple(metadata["shape"])
+        self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        self.fill = self.dtype.type(metadata["fill_value"])
+        self._depth = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
+        self._chunk: Shape = tuple(_sharding(metadata)["chunk_shape"])
+        self._counts = tuple(-(-n // c) for n, c in zip(self.shape_zyx, self._chunk, strict=True))
+        shards = -(-self.shape_zyx[0] // self._depth)
+        self._shards = [self._open_shard(_shard_path(folder, number)) for number in range(shards)]
+        self._decompress = _blosc().decompress
+
+    def read(self, start_zyx: Shape, stop_zyx: Shape) -> Voxels:
+        """Voxels of a box inside the level, in its dtype. Raises Damage for a chunk unlike its checksum."""
+        out = np.empty([b - a for a, b in zip(start_zyx, stop_zyx, strict=True)], self.dtype)
+        chunk = np.empty(self._chunk, self.dtype)
+        for position in _chunks_between(start_zyx, stop_zyx, self._chunk):
+            corner = [p * c for p, c in zip(position, self._chunk, strict=True)]
+            low = [max(a, c) for a, c in zip(start_zyx, corner, strict=True)]
+            high = [min(b, c + n) for b, c, n in zip(stop_zyx, corner, self._chunk, strict=True)]
+            into = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start_zyx, strict=True))
+            inside = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))
+            out[into] = chunk[inside] if self._decode(position, chunk) else self.fill
+        return out
+
+    def whole(self) -> Voxels:
+        """All voxels of the level."""
+        return self.read((0, 0, 0), self.shape_zyx)
+
+    def _decode(self, position: tuple[int, ...], into: Voxels) -> bool:
+        """Decode a chunk; False where it was left out as all fill."""
+        z, y, x = position
+        per_shard = self._depth // self._chunk[0]
+        mapped, index = self._shards[z // per_shard]
+        offset, length = index[((z % per_shard) * self._counts[1] + y) * self._counts[2] + x].tolist()
+        if offset == ABSENT:
+            return False
+        end = offset + length
+        view = memoryview(mapped)[offset:end]
+        if len(view) <= CRC_BYTES or _crc32c(view[:-CRC_BYTES]) != view[-CRC_BYTES:]:
+            raise Damage(f"{self.name}: chunk {position} differs from its checksum; run lake verify")
+        self._decompress(view[:-CRC_BYTES], into)
+        return True
+
+    def _open_shard(self, path: Path) -> tuple[mmap.mmap, NDArray[np.uint64]]:
+        count = (self._depth // self._chunk[0]) * self._counts[1] * self._counts[2]
+        size = count * 16
+        try:
+            with path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise Damage(f"{self.name}: its shard cannot be read ({error}); run lake verify") from None
+        tail = mapped[-(size + CRC_BYTES) :]
+        if len(tail) != size + CRC_BYTES or _crc32c(tail[:size]) != tail[size:]:
+            raise Damage(f"{self.name}: the index of its shard is cut or differs from its checksum; run lake verify")
+        return mapped, np.frombuffer(tail[:size], dtype="<u8").reshape(count, 2)
+
+
+def _write_shard(path: Path, voxels_ZYX: Voxels, depth: int) -> Shard:
+    from blake3 import blake3
+
+    compress, hasher = _compressor(), blake3()
+    counts = (depth // CHUNK, *(-(-n // CHUNK) for n in voxels_ZYX.shape[1:]))
+    index = np.full((int(np.prod(counts)), 2), ABSENT, dtype="<u8")
+    size = 0
+    with path.open("wb") as file:
+
+        def put(data: bytes) -> None:
+            nonlocal size
+            file.write(data)
+            hasher.update(data)
+            size += len(data)
+
+        for number, chunk in _full_chunks(voxels_ZYX, counts):
+            compressed = compress(chunk)
+            index[number] = size, len(compressed) + CRC_BYTES
+            put(compressed)
+            put(_crc32c(compressed))
+        put(index.tobytes())
+        put(_crc32c(index.tobytes()))
+        file.flush()
+        os.fsync(file.fileno())  # the row that makes it exist must not outlive it in a power cut
+    return Shard(hasher.hexdigest(), size)
+
+
+def _full_chunks(voxels_ZYX: Voxels, counts: tuple[int, ...]) -> Iterator[tuple[int, Voxels]]:
+    """(number in the index, contiguous chunk) of every chunk with a voxel that is not fill; edges filled up."""
+    fill = voxels_ZYX.dtype.type(FILL_HU)
+    buffer = np.empty((CHUNK, CHUNK, CHUNK), voxels_ZYX.dtype.newbyteorder("<"))
+    for number, (z, y, x) in enumerate(itertools.product(*(range(0, n * CHUNK, CHUNK) for n in counts))):
+        part = voxels_ZYX[z : z + CHUNK, y : y + CHUNK, x : x + CHUNK]
+        if part.shape != buffer.shape:
+            buffer[...] = fill
+        buffer[: part.shape[0], : part.shape[1], : part.shape[2]] = part
+        if not (buffer == fill).all():
+            yield number, buffer
+
+
+def _chunks_between(start: Shape, stop: Shape, chunk: Shape) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*(range(a // c, -(-b // c)) for a, b, c in zip(start, stop, chunk, strict=True)))
+
+
+def _shard_depth(shape_zyx: tuple[int, ...], itemsize: int) -> int:
+    """Slices per shard: all of them, rounded up to whole chunks, or as many as stay within the largest shard."""
+    z, y, x = (-(-n // CHUNK) * CHUNK for n in shape_zyx)
+    fitting = LARGEST_SHARD_BYTES // (y * x * itemsize) // CHUNK * CHUNK
+    return max(CHUNK, min(z, fitting))
+
+
+def _shard_path(folder: Path, number: int) -> Path:
+    return folder / "c" / str(number) / "0" / "0"
+
+
+def _metadata(voxels_ZYX: Voxels, depth: int) -> dict[str, Any]:
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    blosc = {
+        "name": "blosc",
+        "configuration": {
+            "typesize": voxels_ZYX.dtype.itemsize,
+            "cname": COMPRESSOR,
+            "clevel": COMPRESSION_LEVEL,
+            "shuffle": SHUFFLE,
+            "blocksize": 0,
+        },
+    }
+    sharding = {
+        "chunk_shape": [CHUNK, CHUNK, CHUNK],
+        "codecs": [little, blosc, {"name": "crc32c"}],
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    shard_shape = [depth, *(-(-n // CHUNK) * CHUNK for n in voxels_ZYX.shape[1:])]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(voxels_ZYX.shape),
+        "data_type": voxels_ZYX.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard_shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": FILL_HU,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": ["z", "y", "x"],
+        "attributes": {},
+    }
+
+
+def _read_metadata(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        codecs = [codec["name"] for codec in _sharding(metadata)["codecs"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise Damage(f"{name}: its {METADATA} cannot be read ({error}); run lake verify") from None
+    if codecs != ["bytes", "blosc", "crc32c"] or _sharding(metadata)["index_location"] != "end":
+        raise LakeError(
+            f"{name} is stored with codecs {', '.join(codecs)}, which this version does not read; upgrade it"
+        )
+    return metadata
+
+
+def _sharding(metadata: dict[str, Any]) -> dict[str, Any]:
+    return metadata["codecs"][0]["configuration"]
+
+
+def _crc32c(data: Any) -> bytes:
+    import crc32c
+
+    return crc32c.crc32c(data).to_bytes(CRC_BYTES, "little")
+
+
+def _blosc() -> Any:
+    """numcodecs.blosc in its one-thread mode: chunks are small, workers many, and its threads hang after a fork."""
+    import numcodecs.blosc
+
+    numcodecs.blosc.use_threads = False
+    return numcodecs.blosc
+
+
+def _compressor() -> Callable[[Voxels], bytes]:
+    blosc = _blosc()
+    return lambda chunk: blosc.compress(chunk, COMPRESSOR.encode(), COMPRESSION_LEVEL, blosc.SHUFFLE, 0)
