@@ -60,7 +60,7 @@ def test_no_embedding_depends_on_the_other_crops_of_its_batch(
     inputs = preprocess(crops(40), preprocessing)
     together = embed(network, inputs)
     alone = np.concatenate([embed(network, inputs[n : n + 1]) for n in range(len(inputs))])
-    np.testing.assert_allclose(together, alone, rtol=1e-4)  # oneDNN rounds differently by batch size
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)  # oneDNN rounds differently by batch size
     assert together.std(axis=0).max() > 1e-3, "the crops differ, so their vectors must"
 
 
