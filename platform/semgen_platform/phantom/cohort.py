@@ -1,0 +1,154 @@
+"""A cohort of phantoms on disk: scans, their truth apart, and a manifest.
+
+    OUT/scans/       files in the chosen formats, as an archive would hold them
+    OUT/truth/       one .npz a scan: label map and canonical-body coordinates
+    OUT/manifest.csv path below OUT/scans, patient, truth file, and labels
+    OUT/cohort.json  the configuration, by which a second run knows that it completes this cohort
+
+Each patient depends on (seed, number) alone, so a cohort can be cut off and completed, and a larger one begins with the
+smaller one's patients.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field as Setting
+
+from semgen_platform.errors import InputError
+from semgen_platform.phantom.files import oriented, write_itk, write_nifti, write_truth
+from semgen_platform.phantom.patient import Patient, PatientConfig, draw_patient
+from semgen_platform.phantom.scanner import Protocol, ScannerConfig, draw_protocol, scan_patient
+from semgen_platform.progress import Progress
+from semgen_platform.volume import Volume
+
+Format = Literal["nifti", "dicom", "mixed"]
+MIXED = (".nii.gz", ".nii.gz", ".nrrd", ".nii.gz", ".mha")
+"""Endings that a mixed cohort goes through by patient number."""
+
+
+class CohortConfig(PatientConfig, ScannerConfig):
+    """A cohort: how many patients, and how they and their scans differ."""
+
+    patients: int = Setting(8, ge=1)
+    first_patient: int = Setting(0, ge=0)
+    """Number of the first patient; another start gives a held-out cohort that shares nobody."""
+    seed: int = 0
+    format: Format = "nifti"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One patient's scan: what to make and where."""
+
+    patient: Patient
+    protocol: Protocol
+    path: str
+    truth: str
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "path": self.path,
+            "patient_id": self.patient.patient_id,
+            "truth": self.truth,
+            "coverage": self.protocol.coverage,
+            "sex": self.patient.sex,
+            "kernel": self.protocol.kernel,
+            "contrast": "yes" if self.patient.contrast_hu else "no",
+            "nodules": self.patient.nodules,
+        }
+
+
+def write_cohort(out: Path, config: CohortConfig, progress: Progress) -> dict[str, Any]:
+    """Write what is missing of a cohort below `out`; returns counts, bytes and seconds.
+
+    Raises InputError if `out` holds anything but this cohort.
+    """
+    started = time.monotonic()
+    _claim(out, config)
+    works = [_plan(config, number) for number in range(config.first_patient, config.first_patient + config.patients)]
+    written = 0
+    for work in works:
+        if not (out / "scans" / work.path).exists():
+            _write(out, work)
+            written += 1
+        progress.advance()
+    _write_manifest(out, works)
+    size = sum(p.stat().st_size for work in works for p in _files(out / "scans" / work.path))
+    return {
+        "out": str(out),
+        "patients": config.patients,
+        "written": written,
+        "already": config.patients - written,
+        "format": config.format,
+        "bytes": size,
+        "manifest": str(out / "manifest.csv"),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _claim(out: Path, config: CohortConfig) -> None:
+    """Make the folders, or check that they hold this cohort (of any number of patients)."""
+    marker = out / "cohort.json"
+    settings = config.model_dump(mode="json", exclude={"patients"})
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8")) != settings:
+            raise InputError(
+                f"{out} holds a cohort of another configuration (see {marker}); give an empty folder, or the same options"
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty and no phantom cohort; give a new folder")
+    for folder in (out / "scans", out / "truth"):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not marker.is_file():
+        _replace(marker, json.dumps(settings, indent=1))
+
+
+def _plan(config: CohortConfig, number: int) -> _Work:
+    patient = draw_patient(config, config.seed, number)
+    protocol = draw_protocol(config, patient, config.seed, exact=not config.pose_variation)
+    ending = MIXED[number % len(MIXED)] if config.format == "mixed" else ".nii.gz"
+    return _Work(patient, protocol, patient.patient_id + ending, f"{patient.patient_id}.npz")
+
+
+def _write(out: Path, work: _Work) -> None:
+    """Truth first, then the scan under its final name: a scan that is there is whole and has its truth."""
+    scan = scan_patient(work.patient, work.protocol)
+    write_truth(scan, out / "truth" / work.truth)
+    target = out / "scans" / work.path
+    partial = out / f".partial-{target.name}"
+    _write_volume(oriented(scan.volume, work.protocol.orientation), partial)
+    os.replace(partial, target)
+
+
+def _write_volume(volume: Volume, path: Path) -> None:
+    if path.name.endswith(".nii.gz"):
+        write_nifti(volume, path)
+    else:
+        write_itk(volume, path)
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+
+
+def _write_manifest(out: Path, works: list[_Work]) -> None:
+    rows = [work.row() for work in works]
+    partial = out / ".partial-manifest.csv"
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, out / "manifest.csv")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
