@@ -1,7 +1,7 @@
-"""What may leave a source: an allow-list of attributes, and keyed pseudonyms in place of everything that names somebody.
+"""What may leave a source: an allow-list of attributes, and keyed pseudonyms for everything that names somebody.
 
-A pseudonym is an HMAC-SHA-256 under a secret of at least 32 bytes that the lake never holds, only its fingerprint; without
-the secret nobody can test a guess (DESIGN.md section 4, Key). Reading headers is formats' work.
+A pseudonym is an HMAC-SHA-256 under a secret of at least 32 bytes that the lake never holds, only its fingerprint;
+without the secret nobody can test a guess (DESIGN.md section 4, Key). Reading headers is formats' work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ALLOWED_ATTRIBUTES: Mapping[str, type] = {
     "orientation": str,  # three letters, as found
     "source_ijk_to_lps_mm": list,  # 16 numbers, as found
 }
-"""Every attribute of a source that the lake keeps, with its type. Technical values only; no description, date or name."""
+"""Every attribute of a source that the lake keeps, with its type: technical values, no description, date or name."""
 
 PLAIN_TEXT = re.compile(r"[A-Za-z0-9 _./+\\-]{1,64}")
 LONG_NUMBER = re.compile(r"\d{5,}")
@@ -43,19 +43,19 @@ LONG_NUMBER = re.compile(r"\d{5,}")
 
 
 def allowed(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes on the list that have the listed type; texts only if they are short, plain and hold no long number."""
+    """The attributes on the list that have the listed type; texts only if short, plain and without a long number."""
     return {name: value for name, value in attributes.items() if _is_allowed(ALLOWED_ATTRIBUTES.get(name), value)}
 
 
 def _is_allowed(kind: type | None, value: Any) -> bool:
     if kind is None or not isinstance(value, kind):
         return False
-    return kind is not str or (PLAIN_TEXT.fullmatch(value) is not None and LONG_NUMBER.search(value) is None)
+    return not isinstance(value, str) or bool(PLAIN_TEXT.fullmatch(value) and not LONG_NUMBER.search(value))
 
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """Names under the lake's key: the same input gives the same name in every run of one key, and says nothing without it.
+    """Names under the lake's key: the same input gives the same name in every run, and says nothing without the key.
 
     namespace : whose patient numbers these are, where a file names no issuer; two hospitals both have a patient 17.
     """
@@ -89,7 +89,7 @@ def key_fingerprint(key: bytes) -> str:
 
 
 def load_key(key_file: Path | None, *, lake_is_local: bool) -> bytes:
-    """The secret in `key_file`; without one, for a local lake, that of the user's configuration folder, made at first use.
+    """The secret in `key_file`, or for a local lake that of the user's configuration folder, made at first use.
 
     Raises KeyMissing if the file cannot be read or holds fewer than 32 bytes, and for a remote lake without a key file.
     """

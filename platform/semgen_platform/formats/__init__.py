@@ -1,1 +1,1 @@
-"""Files to Volumes or Refusals, and Volumes to files. Nothing above this room sees a raw file or guesses an orientation."""
+"""Files to Volumes or Refusals, and Volumes to files; nothing above this room sees a raw file or guesses an axis."""

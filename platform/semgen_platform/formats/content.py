@@ -15,7 +15,8 @@ HEAD_BYTES = 4096  # enough for a NIfTI-2 header inside gzip, a tar header, and 
 INFLATED_BYTES = 1024  # of a gzip member: NIfTI-2 needs 544, tar 512
 
 Content = Literal[
-    "dicom", "nifti", "nifti_pair", "analyze", "nrrd", "metaimage", "pdf", "archive", "other_volume", "damaged_gzip", "empty", "unknown"
+    "dicom", "nifti", "nifti_pair", "analyze", "nrrd", "metaimage", "pdf", "archive", "other_volume", "damaged_gzip",
+    "empty", "unknown",
 ]  # fmt: skip
 
 ARCHIVE_MAGIC = (

@@ -1,9 +1,9 @@
 """A series of single-frame CT images to one volume in HU.
 
-Headers first: if they already say no, nothing is decoded, but each file is still checked for missing pixel data, so that
-every reason is known. Then slice by slice in the order of position into one preallocated array, each with its own rescale.
-Which slices form a grid, slices.py says; what an object is, dicom_object.py. Sources: DICOM PS3.3 C.7.6.3 (Image Pixel),
-C.8.2.1 (CT Image), C.11.1 (Modality LUT), C.7.5.1.1.2 (Pixel Padding Value).
+Headers first: if they already say no, nothing is decoded, but each file is still checked for missing pixel data, so
+that every reason is known. Then slice by slice in the order of position into one preallocated array, each with its
+own rescale. Which slices form a grid, slices.py says; what an object is, dicom_object.py. Sources: DICOM PS3.3
+C.7.6.3 (Image Pixel), C.8.2.1 (CT Image), C.11.1 (Modality LUT), C.7.5.1.1.2 (Pixel Padding Value).
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from semgen_platform.formats.scaling import Stack, rescaled_slab
 from semgen_platform.formats.slices import Grid, Plane, regular_grid
 from semgen_platform.volume import Refusal, Volume
 
-IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"  # PS3.5 section 10.1: the default where no meta header names another
-
 ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
     "kernel": "ConvolutionKernel",
     "manufacturer": "Manufacturer",
@@ -35,13 +33,13 @@ ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
     "exposure_mas": "Exposure",
 }
 HEADER_TAGS = [
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
-    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "BurnedInAnnotation", "ContrastBolusAgent",
-    *ATTRIBUTE_TAGS.values(),
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
+    "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "PixelPaddingValue", "BurnedInAnnotation", "ContrastBolusAgent", *ATTRIBUTE_TAGS.values(),
 ]  # fmt: skip
 PIXEL_TAGS = [
-    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames",
-    "PhotometricInterpretation", "PlanarConfiguration", "PixelData",
+    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+    "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration", "PixelData",
 ]  # fmt: skip
 
 
@@ -101,7 +99,7 @@ def read_header(path: str) -> Slice:
             pixel_spacing_mm=numbers(dataset, "PixelSpacing", 2),
             shape_yx=(int(rows), int(columns)),
         ),
-        syntax=text(dataset.file_meta, "TransferSyntaxUID") or IMPLICIT_LITTLE_ENDIAN,
+        syntax=_syntax(dataset),
         native_bytes=int(rows) * int(columns) * int(number(dataset, "BitsAllocated") or 16) // 8,
         rescale=None if slope is None and intercept is None else (1.0 if slope is None else slope, intercept or 0.0),
         padding=number(dataset, "PixelPaddingValue"),
@@ -163,7 +161,9 @@ def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
     unread = [uid for uid in sorted({s.syntax for s in slices}) if not can_decode(uid)]
     if unread:
         count = sum(s.syntax in unread for s in slices)
-        sentence = f"{count} of {len(slices)} slices are in a transfer syntax without a decoder here ({_syntax_name(unread[0])})"
+        sentence = (
+            f"{count} of {len(slices)} slices are in a transfer syntax without decoder: {_syntax_name(unread[0])}"
+        )
         faults.append(
             refusal(
                 "unsupported_transfer_syntax", sentence, slices=count, syntaxes=[_syntax_name(uid) for uid in unread]
@@ -172,9 +172,19 @@ def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
     return faults
 
 
+def _syntax(dataset: Any) -> str:
+    """The transfer syntax that the meta header names; without one, the uncompressed syntax that the data elements show."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    declared = text(dataset.file_meta, "TransferSyntaxUID")
+    implicit, little = dataset.original_encoding
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    return declared or str(ImplicitVRLittleEndian if implicit else explicit)
+
+
 def can_decode(syntax: str) -> bool:
     """Whether pixels in this transfer syntax can be read with the decoders that are installed."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     if not UID(syntax).is_transfer_syntax:
@@ -214,6 +224,7 @@ def _pixel_dataset(item: Slice) -> Any:
     if not UID(item.syntax).is_encapsulated and len(pixels) < item.native_bytes:
         evidence = {"bytes": len(pixels), "expected_bytes": item.native_bytes}
         raise refused("truncated", "the pixel data of a slice end early", **evidence)
+    dataset.file_meta.TransferSyntaxUID = UID(item.syntax)
     return dataset
 
 
@@ -229,7 +240,8 @@ def _voxels(ordered: Sequence[Slice]) -> NDArray[Any]:
 def decoded(item: Slice) -> NDArray[Any]:
     """Stored (y, x) values of one slice. MONOCHROME1 turns only the display, never HU, so it changes nothing here.
 
-    Raises Refused: truncated, decoder_failed (also where a compressed slice comes out constant, as failing decoders do), OSError.
+    Raises Refused: truncated, decoder_failed (also where a compressed slice comes out constant, as failing decoders
+    do), OSError.
     """
     from pydicom.uid import UID
 

@@ -1,6 +1,7 @@
 """What one DICOM file is, by its header alone: an image of a CT series, or an object that is refused by name.
 
-Pixels are never touched here. Sources: DICOM PS3.4 annex B.5 (storage SOP classes), PS3.3 C.7.6.1.1.2 and C.8.2.1.1.1 (Image Type).
+Pixels are never touched here. Sources: DICOM PS3.4 annex B.5 (storage SOP classes), PS3.3 C.7.6.1.1.2 and C.8.2.1.1.1
+(Image Type).
 """
 
 from __future__ import annotations
@@ -42,12 +43,14 @@ REASON_BY_CLASS = {  # a class and everything below it; the longest match speaks
     STORAGE + "481": "rt_object",
 }
 REASON_BY_MODALITY = {
-    "SEG": "segmentation", "SR": "structured_report", "KO": "structured_report", "PR": "presentation_state", "DOC": "not_an_image",
-    "RTSTRUCT": "rt_object", "RTPLAN": "rt_object", "RTDOSE": "rt_object", "RTIMAGE": "rt_object", "RTRECORD": "rt_object",
+    "SEG": "segmentation", "SR": "structured_report", "KO": "structured_report", "PR": "presentation_state",
+    "DOC": "not_an_image", "RTSTRUCT": "rt_object", "RTPLAN": "rt_object", "RTDOSE": "rt_object",
+    "RTIMAGE": "rt_object", "RTRECORD": "rt_object",
 }  # fmt: skip
-IMAGE_MODALITIES = frozenset(
-    "AR BI BMD CR CT DG DX ECG EPS ES FID GM HC HD IO IVOCT IVUS LS MA MG MR NM OCT OP OPT OT PT PX REG RF RG SM TG US XA XC".split()
-)
+IMAGE_MODALITIES = frozenset({
+    "AR", "BI", "BMD", "CR", "CT", "DG", "DX", "ES", "GM", "IO", "IVOCT", "IVUS", "LS", "MA", "MG", "MR", "NM", "OCT",
+    "OP", "OPT", "OT", "PT", "PX", "RF", "RG", "SM", "TG", "US", "XA", "XC",
+})  # fmt: skip
 """Defined terms of (0008,0060) that may be named in evidence; anything else could be free text."""
 
 SENTENCES = {
@@ -81,7 +84,7 @@ class DicomObject:
 
 
 def read_dataset(path: str | Path, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
-    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError if not read."""
+    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError."""
     import pydicom
 
     try:

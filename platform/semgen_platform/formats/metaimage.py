@@ -1,7 +1,7 @@
 """MetaImage files (.mha, or .mhd with one data file) to volumes.
 
-Geometry must be said: spacing, directions and offset; MetaImage positions are LPS. `AnatomicalOrientation` is informative and
-ignored, as ITK does. Source: the MetaIO documentation (ITK), tags of MetaObject and MetaImage.
+Geometry must be said: spacing, directions and offset; MetaImage positions are LPS. `AnatomicalOrientation` is
+informative and ignored, as ITK does. Source: the MetaIO documentation (ITK), tags of MetaObject and MetaImage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from semgen_platform.volume import Refusal, Volume
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
-    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 GEOMETRY = {  # what must be said: the tags that say it (older names are synonyms) and how many numbers
     "spacing": (("ElementSpacing",), 3),
@@ -126,7 +127,7 @@ def _geometry(header: Header, name: str) -> list[float] | None:
 
 
 def _affine(header: Header) -> NDArray[np.float64]:
-    """The matrix lists the LPS direction of the first index axis, then of the second and third, so its rows are our columns."""
+    """The matrix lists the LPS direction of one index axis after another, so that its rows are our columns."""
     directions = np.array(_geometry(header, "directions")).reshape(3, 3).T
     return geometry.affine_from(_geometry(header, "spacing"), _geometry(header, "offset"), directions)
 

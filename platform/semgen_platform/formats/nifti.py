@@ -1,12 +1,14 @@
 """NIfTI-1 and NIfTI-2 files to volumes and back, through nibabel.
 
-What counts: the sform where its code is set, else the qform (NIfTI-1 header, methods 3 and 2); RAS becomes LPS here; voxels
-are scaled by hand, slab by slab, so that integers stay integers and no float64 copy of the volume is made. Text fields
-(descrip, aux_file, db_name, intent_name, extensions) are never looked at.
+What counts: the sform where its code is set, else the qform (NIfTI-1 header, methods 3 and 2); RAS becomes LPS here;
+voxels are scaled by hand, slab by slab, so that integers stay integers and no float64 copy of the volume is made.
+Text fields (descrip, aux_file, db_name, intent_name, extensions) are never looked at.
 """
 
 from __future__ import annotations
 
+import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,35 +17,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform import geometry
+from semgen_platform.formats.rawdata import check_promise
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.formats.scaling import rescaled
 from semgen_platform.volume import Refusal, Volume
 
 MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 CONFLICT_MM = 0.1
-"""sform and qform may differ by this much at any corner: float32 quaternions of a 500 mm volume differ by up to 0.01 mm."""
+"""sform and qform may differ by this much at any corner: float32 quaternions alone put a corner off by 0.01 mm."""
 
 
 def read_nifti(path: Path) -> Volume:
-    """The volume of a .nii, .nii.gz or .hdr/.img pair in its own voxel order, affine in LPS+ mm. Raises Refused, OSError."""
+    """The volume of a NIfTI file or pair in its own voxel order, affine in LPS+ mm. Raises Refused, OSError."""
     image = _opened(path)
-    shape = _three_axes(image.shape)
-    refusals = [no for no in (_affine_refusal(image), _type_refusal(image)) if no is not None]
-    if isinstance(shape, Refusal):
-        refusals.append(shape)
-    if refusals:
-        raise Refused(combined(refusals))
-    affine = _affine(image)
-    raw = _unscaled(image).reshape(shape, order="F").T  # nibabel's x, y, z in Fortran order is z, y, x in C order
-    voxels = rescaled(raw, *_slope_and_intercept(image))
+    shape_xyz = _three_axes(image.shape)
+    faults = [_shape_fault(shape_xyz), _affine_fault(image), _type_fault(image)]
+    found = [fault for fault in faults if fault is not None]
+    if found:
+        raise Refused(combined(found))
+    stored = _stored(image).reshape(shape_xyz[::-1])  # nibabel's x, y, z in Fortran order is z, y, x in C order
+    voxels = rescaled(stored, float(image.dataobj.slope), float(image.dataobj.inter))
     flags = ("header_conflict",) if _forms_conflict(image) else ()
-    return Volume(voxels=voxels, ijk_to_lps_mm=affine, flags=flags)
+    return Volume(voxels=voxels, ijk_to_lps_mm=_affine(image), flags=flags)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
-    """Write voxels as they are (int16 or float32, no scaling) and the affine as sform and qform, in RAS, as .nii or .nii.gz.
+    """Write voxels as they are (int16 or float32, unscaled) and the affine in RAS as sform and qform: .nii or .nii.gz.
 
-    NIfTI-1 holds the affine in float32, so positions are exact to about 1e-5 mm.
+    NIfTI-1 holds the affine in float32, so positions are exact to 1e-4 mm at 1 m from the origin.
     """
     import nibabel
 
@@ -73,43 +74,45 @@ def _opened(path: Path) -> Any:
     return image
 
 
-def _three_axes(shape: tuple[int, ...]) -> tuple[int, int, int] | Refusal:
-    """(x, y, z) with trailing axes of 1 dropped."""
+def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(x, y, z), with trailing axes of 1 dropped and a missing z added; other shapes as they are."""
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) > 3:
-        return refusal(
-            "four_d", f"the file has {len(shape)} axes; export one volume a file", shape=[int(n) for n in shape]
-        )
-    if len(shape) < 2 or min(shape) < 1:
-        return refusal("corrupt", "the header gives no three axes of at least one voxel", shape=[int(n) for n in shape])
-    x, y, z = (*shape, 1)[:3]
-    return int(x), int(y), int(z)
+    return tuple(int(n) for n in ((*shape, 1) if len(shape) == 2 else shape))
 
 
-def _affine_refusal(image: Any) -> Refusal | None:
+def _shape_fault(shape_xyz: tuple[int, ...]) -> Refusal | None:
+    if len(shape_xyz) > 3:
+        return refusal("four_d", f"the file has {len(shape_xyz)} axes; export one volume a file", shape=list(shape_xyz))
+    if len(shape_xyz) < 3 or min(shape_xyz) < 1:
+        return refusal("corrupt", "the header gives no three axes of at least one voxel", shape=list(shape_xyz))
+    return None
+
+
+def _affine_fault(image: Any) -> Refusal | None:
+    """Whether there is an affine; whether it is a regular grid is asked of every format in reader.py."""
     header = image.header
     if not int(header["sform_code"]) and not int(header["qform_code"]):
-        return refusal(
-            "missing_geometry", "sform and qform codes are both 0, so the file says neither orientation nor position"
-        )
+        sentence = "sform and qform codes are both 0, so the file says neither orientation nor position"
+        return refusal("missing_geometry", sentence)
+    if not int(header["sform_code"]) and _qform(header) is None:
+        return refusal("singular_affine", "the qform is no rotation, and there is no sform")
+    return None
+
+
+def _qform(header: Any) -> Any:
+    """The qform affine, or None where its quaternion is no rotation."""
+    from nibabel.spatialimages import HeaderDataError
+
     try:
-        fault = geometry.affine_fault(_affine(image))
-    except Exception as error:  # a qform whose quaternion is no rotation
-        return refusal("singular_affine", "the qform is no rotation", error=type(error).__name__)
-    if fault is None:
+        return header.get_qform()
+    except (HeaderDataError, ValueError):
         return None
-    reason, evidence = fault
-    return Refusal(
-        (reason,),
-        f"the affine is {reason.removesuffix('_affine')}, so its voxels are no regular grid of boxes",
-        evidence,
-    )
 
 
 def _affine(image: Any) -> NDArray[np.float64]:
     header = image.header
-    ras = header.get_sform() if int(header["sform_code"]) else header.get_qform()
+    ras = header.get_sform() if int(header["sform_code"]) else _qform(header)
     scale = MM_PER_UNIT[header.get_xyzt_units()[0]]
     return geometry.ras_to_lps(np.diag([scale, scale, scale, 1.0]) @ np.asarray(ras, dtype=np.float64))
 
@@ -119,45 +122,36 @@ def _forms_conflict(image: Any) -> bool:
     header = image.header
     if not int(header["sform_code"]) or not int(header["qform_code"]):
         return False
-    extent = np.array((*image.shape, 1)[:3]) - 1
-    corners = np.array(np.meshgrid(*[(0, n) for n in extent])).reshape(3, -1).T
-    try:
-        qform = header.get_qform()
-    except Exception:  # a quaternion that is no rotation conflicts with any sform
+    qform = _qform(header)
+    if qform is None:
         return True
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]])).reshape(3, -1).T
     apart = geometry.apply_affine(header.get_sform(), corners) - geometry.apply_affine(qform, corners)
     return bool(np.linalg.norm(apart, axis=1).max() > CONFLICT_MM)
 
 
-def _type_refusal(image: Any) -> Refusal | None:
-    dtype = image.header.get_data_dtype()
+def _type_fault(image: Any) -> Refusal | None:
+    dtype, code = image.header.get_data_dtype(), int(image.header["datatype"])
     if dtype.fields is not None:
-        return refusal("color_image", "the voxels are colours", datatype=int(image.header["datatype"]))
+        return refusal("color_image", "the voxels are colours", datatype=code)
     if dtype.kind not in "iuf":
-        return refusal(
-            "unsupported_dtype",
-            "the voxels are neither integers nor real numbers",
-            datatype=int(image.header["datatype"]),
-        )
+        return refusal("unsupported_dtype", "the voxels are neither integers nor real numbers", datatype=code)
     return None
 
 
-def _slope_and_intercept(image: Any) -> tuple[float, float]:
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
-    return float(slope), float(intercept)
-
-
-def _unscaled(image: Any) -> NDArray[Any]:
-    """Stored voxels, flat in Fortran order. Raises Refused where the data end early or do not inflate."""
+def _stored(image: Any) -> NDArray[Any]:
+    """Stored voxels, flat in the file's order. Raises Refused where the data end early or do not inflate, OSError."""
+    data = Path(image.file_map["image"].filename)
+    promised = image.dataobj.offset + math.prod(image.shape) * image.header.get_data_dtype().itemsize
+    check_promise(promised, data.stat().st_size, compressed=data.suffix.lower() in (".gz", ".bz2"))
     try:
         return np.asarray(image.dataobj.get_unscaled()).reshape(-1, order="F")
     except EOFError:
         raise refused("truncated", "the compressed data end early") from None
-    except zlib.error:
+    except (zlib.error, gzip.BadGzipFile):
         raise refused("corrupt", "the compressed data are damaged") from None
     except OSError as error:
         if error.errno is not None:
             raise
-        # nibabel's message for too few bytes and gzip's for a wrong checksum carry no errno
-        reason = "corrupt" if type(error).__name__ == "BadGzipFile" else "truncated"
-        raise refused(reason, "the file holds fewer voxels than its header promises") from None
+        # nibabel's error for too few bytes carries no errno
+        raise refused("truncated", "the file holds fewer voxels than its header promises") from None

@@ -1,7 +1,7 @@
 """NRRD files (attached, or .nhdr with one data file) to volumes.
 
-Geometry must be said: a patient space (LPS, RAS or LAS), three space directions and an origin; nothing is assumed. Encodings
-raw and gzip. Source: the NRRD format description (teem.sourceforge.net/nrrd/format.html), sections 4 to 6.
+Geometry must be said: a patient space (LPS, RAS or LAS), three space directions and an origin; nothing is assumed.
+Encodings raw and gzip. Source: the NRRD format description (teem.sourceforge.net/nrrd/format.html), sections 4 to 6.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.volume import Refusal, Volume
 
 TYPES = {
-    "int8": "i1", "signed char": "i1", "int8_t": "i1", "uint8": "u1", "uchar": "u1", "unsigned char": "u1", "uint8_t": "u1",
-    "int16": "i2", "short": "i2", "short int": "i2", "signed short": "i2", "signed short int": "i2", "int16_t": "i2",
-    "uint16": "u2", "ushort": "u2", "unsigned short": "u2", "unsigned short int": "u2", "uint16_t": "u2",
-    "int32": "i4", "int": "i4", "signed int": "i4", "int32_t": "i4", "uint32": "u4", "uint": "u4", "unsigned int": "u4", "uint32_t": "u4",
-    "int64": "i8", "longlong": "i8", "long long": "i8", "long long int": "i8", "signed long long": "i8", "int64_t": "i8",
-    "uint64": "u8", "ulonglong": "u8", "unsigned long long": "u8", "unsigned long long int": "u8", "uint64_t": "u8",
+    "int8": "i1", "int8_t": "i1", "signed char": "i1",
+    "uint8": "u1", "uint8_t": "u1", "uchar": "u1", "unsigned char": "u1",
+    "int16": "i2", "int16_t": "i2", "short": "i2", "short int": "i2", "signed short": "i2", "signed short int": "i2",
+    "uint16": "u2", "uint16_t": "u2", "ushort": "u2", "unsigned short": "u2", "unsigned short int": "u2",
+    "int32": "i4", "int32_t": "i4", "int": "i4", "signed int": "i4",
+    "uint32": "u4", "uint32_t": "u4", "uint": "u4", "unsigned int": "u4",
+    "int64": "i8", "int64_t": "i8", "longlong": "i8", "long long": "i8", "signed long long": "i8",
+    "uint64": "u8", "uint64_t": "u8", "ulonglong": "u8", "unsigned long long": "u8", "unsigned long long int": "u8",
     "float": "f4", "double": "f8",
 }  # fmt: skip
 LPS_SIGNS = {  # signs that turn a space into LPS
@@ -75,7 +77,8 @@ def read_nrrd(path: Path) -> Volume:
     faults = [no for no in (_axes_fault(header, sizes), type_fault, geometry_fault) if no is not None]
     if faults:
         raise Refused(combined(faults))
-    assert dtype is not None and affine is not None
+    assert dtype is not None, "a fault is raised above"
+    assert affine is not None, "a fault is raised above"
     data = data_file(path)
     skip = _byte_skip(header)
     voxels = rawdata.read_block(

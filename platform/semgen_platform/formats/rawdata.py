@@ -1,4 +1,4 @@
-"""The voxel block of a NRRD or MetaImage file: raw bytes, or one gzip or zlib stream, of a size that the header promises.
+"""The voxel block of a NRRD or MetaImage file: raw bytes, or one gzip or zlib stream, of the size its header promises.
 
 Never inflates more than was promised, and takes no data file outside the header's folder.
 """
@@ -47,10 +47,7 @@ def read_block(
     check_promise(expected, path.stat().st_size - offset, compressed=compressed)
     with path.open("rb") as stream:
         stream.seek(offset)
-        if compressed:
-            data = _inflate(stream.read(), expected)
-        else:
-            data = stream.read(expected)
+        data = _inflate(stream.read(), expected) if compressed else stream.read(expected)
     if len(data) < expected:
         raise refused("truncated", "the voxel data end early", bytes=len(data), expected_bytes=expected)
     return np.frombuffer(data, dtype=dtype).reshape(shape_zyx)
@@ -66,7 +63,10 @@ def _inflate(data: bytes, expected: int) -> bytes:
 
 
 def header_text(path: Path, end: re.Pattern[bytes]) -> tuple[str, int]:
-    """(text of the header, offset of what follows): up to the first match of `end`, or the whole file. Raises Refused, OSError."""
+    """(text of the header, offset behind it), up to the first match of `end` or the whole file.
+
+    Raises Refused if the header does not end within HEADER_LIMIT, OSError.
+    """
     with path.open("rb") as stream:
         head = stream.read(HEADER_LIMIT)
     match = end.search(head)

@@ -21,7 +21,7 @@ from semgen_platform.formats.source import Source
 from semgen_platform.volume import Refusal, Volume, canonical
 
 CONVERTER_VERSION = 1
-"""Raised by hand whenever the same bytes would give other voxels, geometry, flags or reasons, so that sources are read again."""
+"""Raised by hand whenever the same bytes would give another volume, flag or reason, so that sources are read again."""
 
 MIN_SLICES = 16
 

@@ -1,6 +1,7 @@
 """Stored values times slope plus intercept, without a float64 copy of the volume.
 
-Integers stay exact integers wherever slope and intercept are whole; else each slab is computed in float64 and kept as float32.
+Integers stay exact integers wherever slope and intercept are whole; else each slab is computed in float64 and kept as
+float32.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ def rescaled_slab(stored: NDArray[Any], slope: float, intercept: float) -> NDArr
     if stored.dtype.kind in "iu" and slope == int(slope) and intercept == int(intercept):
         if slope == 1 and intercept == 0:
             return stored
-        wide = np.int32 if stored.dtype.itemsize <= 2 and abs(slope) < 2**14 and abs(intercept) < 2**29 else np.int64
-        return stored.astype(wide) * wide(slope) + wide(intercept)
+        narrow = stored.dtype.itemsize <= 2 and abs(slope) < 2**14 and abs(intercept) < 2**29
+        wide: NDArray[Any] = stored.astype(np.int32 if narrow else np.int64)
+        wide *= int(slope)
+        wide += int(intercept)
+        return wide
     return stored * np.float64(slope) + np.float64(intercept)
 
 

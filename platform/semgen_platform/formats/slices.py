@@ -1,8 +1,8 @@
 """Slices of one series to one regular grid, or what keeps them from being one; pure geometry, no files.
 
-Positions count, never instance numbers, file names or thickness: slices are ordered by their distance along the normal and
-must be evenly spaced, over one another, and of one shape. Sources: DICOM PS3.3 C.7.6.2.1.1 (Image Plane), DESIGN.md section 6,
-USERS.md 1 and 2. Nothing is resampled here.
+Positions count, never instance numbers, file names or thickness: slices are ordered by their distance along the
+normal and must be evenly spaced, over one another, and of one shape. Sources: DICOM PS3.3 C.7.6.2.1.1 (Image Plane),
+DESIGN.md section 6, USERS.md 1 and 2. Nothing is resampled here.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from semgen_platform.volume import Refusal
 FloatArray = NDArray[np.float64]
 
 SPACING_MM, SPACING_RATIO = 0.01, 0.01
-"""A step may deviate by the larger of 0.01 mm and 1 % (DESIGN.md): scanners write positions with two to six decimals."""
+"""A step may deviate by the larger of the two (USERS.md 1): scanners write positions with two to six decimals."""
 
 COSINE_TOLERANCE = geometry.SHEAR_TOLERANCE
-"""Between directions of slices, and between the normal and the way they are stacked: 0.06 degrees, so no affine ends sheared."""
+"""Between directions of slices, and between the normal and the way they are stacked; so no affine ends sheared."""
 
 LATERAL_MM = 0.1
 """How far a slice may lie off the line through the first and the last: a fraction of any CT pixel."""
@@ -54,7 +54,7 @@ class Grid:
 
 
 def regular_grid(planes: Sequence[Plane]) -> Grid | list[Refusal]:
-    """The grid that planes form, or every reason why they form none, with what was measured. Some plane must be given."""
+    """The grid that planes (one at least) form, or every reason why they form none, with what was measured."""
     lacking = _missing(planes)
     if lacking is not None:
         return [lacking]

@@ -1,7 +1,7 @@
 """Sources below a folder: every DICOM series, volume file and other single file, found by content.
 
-Walks folder by folder in sorted order and never decodes a voxel. Volume files and other files come as they are met; DICOM
-files come at the end, since a series may lie in several folders. What a DICOM object is, dicom_object.py says.
+Walks folder by folder in sorted order and never decodes a voxel. Volume files and other files come as they are met;
+DICOM files come at the end, since a series may lie in several folders. What a DICOM object is, dicom_object.py says.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def _series_source(series_uid: str, part: str, items: list[DicomObject]) -> Sour
 
 
 def _mixed_patients(items: list[DicomObject]) -> Refusal | None:
-    """One series UID under two patients or studies is a fault of some export; which slices belong together nobody can tell."""
+    """One series UID under two patients or studies is a fault of some export; nobody can tell what belongs together."""
     patients, studies = {item.patient for item in items}, {item.study_uid for item in items}
     if len(patients) == len(studies) == 1:
         return None

@@ -1,4 +1,4 @@
-"""One source: a DICOM series, a volume file with its data file, or any other single file (DESIGN.md section 4, Source id).
+"""One source: a DICOM series, a volume file with its data file, or any other single file (DESIGN.md section 4).
 
 Files, UIDs and patient are in clear here, for the reader; only pseudonyms of them may leave (privacy.py).
 """
@@ -21,7 +21,8 @@ class Source:
     """What a listing found, before any voxel is decoded.
 
     files : absolute paths, sorted; for a header with a data file of its own, the header first.
-    validators : of each file, in the same order, from before the file was read: a change in between shows at the next run.
+    validators : of each file, in the same order, from before the file was read: a change in between shows at the next
+        run.
     name_parts : what the keyed source id is made of: ("series", series UID, part) or ("path", path below the root).
     patient : (PatientID, IssuerOfPatientID), or None where the format or the file names nobody.
     refusal : set where the headers alone say that this is no scan.

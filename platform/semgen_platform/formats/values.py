@@ -1,7 +1,7 @@
 """What the voxels themselves say: label map or image, CT or not, in HU or not, and the statistics that the lake keeps.
 
-NIfTI, NRRD and MetaImage name no modality, and a DICOM header may name the wrong one, so values decide (DESIGN.md section 6).
-Pure functions of arrays; everything rests on one exact histogram of whole HU.
+NIfTI, NRRD and MetaImage name no modality, and a DICOM header may name the wrong one, so values decide (DESIGN.md
+section 6). Pure functions of arrays; everything rests on one exact histogram of whole HU.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ AIR_HU = (-1100, -900)
 TISSUE_HU = (-200, 300)
 """Fat, water, muscle, blood and organs, with and without contrast; plastics of phantoms too."""
 MIN_AIR, MIN_TISSUE = 0.002, 0.01
-"""Least share of voxels. Of 7 real CT volumes the lowest shares were 0.31 and 0.055; of 6 others the highest air share was 0."""
+"""Least share of voxels. In six real CT volumes the lowest shares were 0.31 and 0.055; in seven others air had none."""
 
 LABELS_AT_MOST = 1024  # distinct values; the finest brain and whole-body atlases have some hundred
 EDGE_SHARE = 0.5
-"""Share of neighbours in the foreground that differ. A label map is flat inside its regions (measured 0.02 to 0.18), an image
-is noisy (0.77 to 1.0)."""
+"""Share of neighbours in the foreground that differ. A label map is flat inside its regions (three real ones: 0.02 to
+0.18), an image is noisy (ten real ones: 0.77 to 1.0)."""
 FEW_LABELS = 4  # distinct values of which no scanner's image has so few, whatever their edges
 
 LOW_COVERAGE_MM = 100.0
 """Less than the height of a heart or a kidney with its surroundings; whole organs are cut off."""
 THICK_SLICES_MM = 4.0
-"""Above it a slice is thicker than 5 voxels in plane are wide, and small vessels and nodules are gone; 5 mm series are thick."""
+"""Above it a slice is thicker than five pixels are wide, and small vessels and nodules are gone (a 5 mm series)."""
 
 BODY_ABOVE_HU = -500  # halfway between air and tissue
 PADDING_AT_MOST_HU = -1024
@@ -78,7 +78,7 @@ def histogram(voxels_ZYX: NDArray[Any]) -> Histogram:
 
 
 def corner_padding(voxels_ZYX: NDArray[Any]) -> float | None:
-    """The one value, -1024 or less, that fills the in-plane corners of nearly all slices: what lies outside the scanner's circle."""
+    """The one value, -1024 or less, in the in-plane corners of nearly all slices: outside the scanner's circle."""
     corners = voxels_ZYX[:, [0, 0, -1, -1], [0, -1, 0, -1]].ravel()
     values, counts = np.unique(corners, return_counts=True)
     value = float(values[counts.argmax()])
@@ -86,7 +86,7 @@ def corner_padding(voxels_ZYX: NDArray[Any]) -> float | None:
 
 
 def label_map_refusal(voxels_ZYX: NDArray[Any], counts: Histogram) -> Refusal | None:
-    """The refusal of a label map: few distinct whole values from 0 up, no air, flat regions. Masks stored as float are int16 here."""
+    """The refusal of a label map: few distinct whole values from 0 up, in flat regions. Float masks are int16 here."""
     present = np.flatnonzero(counts.counts)
     lowest = int(present[0]) + INT16.min
     if voxels_ZYX.dtype != np.int16 or lowest < -1 or len(present) > LABELS_AT_MOST:
@@ -129,7 +129,7 @@ def flags_of(volume: Volume, counts: Histogram) -> tuple[str, ...]:
 
 
 def statistics(volume: Volume) -> dict[str, float | None]:
-    """hu_min, hu_p01, hu_p50, hu_p99, hu_max, body_fraction and noise_hu of a canonical volume, without its padding voxels.
+    """hu_min, hu_p01, hu_p50, hu_p99, hu_max, body_fraction and noise_hu of a canonical volume without its padding.
 
     HU values are exact for int16 voxels and rounded to whole ones for float32. body_fraction is the share above -500 HU
     (table included, lungs not); noise_hu is None where there is too little soft tissue to measure it.
@@ -149,7 +149,7 @@ def statistics_of(volume: Volume, counts: Histogram) -> dict[str, float | None]:
 
 
 def noise_hu(voxels_ZYX: NDArray[Any]) -> float | None:
-    """Standard deviation of noise in HU from neighbours along x that both lie in soft tissue, in a few slices; None without any.
+    """Standard deviation of noise in HU from neighbours along x in soft tissue of a few slices; None without any.
 
     Median absolute difference times 1.4826 / sqrt(2), as for independent normal noise; a smooth kernel correlates
     neighbours, so its noise is underestimated.
