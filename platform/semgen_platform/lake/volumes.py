@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from semgen_platform.errors import Damage, NotFound
-from semgen_platform.formats.values import flags_of, histogram, statistics_of
+from semgen_platform.formats.values import histogram, statistics, voxel_flags
 from semgen_platform.ids import scan_and_content_id
 from semgen_platform.lake.pyramid import Level, block_mean, plan_levels
 from semgen_platform.lake.shards import METADATA, Shard, StoredLevel, write_level
@@ -103,8 +103,8 @@ def _described(volume: Volume) -> dict[str, Any]:
         "ijk_to_lps_mm": volume.ijk_to_lps_mm,
         "dtype": volume.voxels.dtype.name,
         "padding_hu": volume.padding_hu,
-        **statistics_of(volume, counts),
-        "flags": sorted(flags_of(volume, counts)),
+        **statistics(volume, counts),
+        "flags": sorted(voxel_flags(volume, counts)),
     }
 
 
