@@ -39,7 +39,7 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 demo: install
-	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh $(if $(SCANS),"$(SCANS)")
+	PATH="$(abspath $(BIN)):$$PATH" SCANS="$(SCANS)" bash examples/demo.sh
 
 test: install
 	$(BIN)/python -m pytest -q -m "not slow and not gpu and not cluster"
