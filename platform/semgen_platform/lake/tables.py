@@ -47,7 +47,9 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
         ("study_id", _TEXT), ("series_id", _TEXT), ("flags", _TEXTS), ("kind", _TEXT), ("extension", _TEXT),
         ("files", _INT), ("slices", _INT), ("bytes", _INT), ("converter_version", _INT), ("options", _TEXT),
         ("orientation", _TEXT), ("source_ijk_to_lps_mm", _REALS), ("slice_thickness_mm", _REAL), ("kernel", _TEXT),
-        ("manufacturer", _TEXT), ("attributes", _TEXT), ("repair", _TEXT), ("labels", pa.map_(_TEXT, _TEXT)),
+        ("manufacturer", _TEXT), ("model", _TEXT), ("body_part", _TEXT), ("contrast", _TRUTH), ("kvp", _REAL),
+        ("tube_current_ma", _REAL), ("exposure_mas", _REAL), ("attributes", _TEXT), ("repair", _TEXT),
+        ("labels", pa.map_(_TEXT, _TEXT)),
     ],
     "rejects": [
         ("source_id", _TEXT), ("state", _TEXT), ("reasons", _TEXTS), ("sentence", _TEXT), ("evidence", _TEXT),
@@ -177,10 +179,10 @@ def schema_of(name: str) -> pa.Schema:
     return SCHEMAS[name]
 
 
-def _json_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return canonical_json(_plain(value))
+def _json_text(value: Any) -> Any:
+    if isinstance(value, (Mapping, list, tuple)):
+        return canonical_json(_plain(value))
+    return _plain(value)  # text already, null, or a number: `files` counts them in sources
 
 
 def _plain(value: Any) -> Any:

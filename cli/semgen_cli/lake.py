@@ -1,0 +1,164 @@
+"""`lake`: make a lake and look at it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from semgen_cli import common
+
+LS_COLUMNS = "scan_id,collection,modality,shape_z,shape_y,shape_x,spacing_z_mm,spacing_y_mm,spacing_x_mm,flags"
+
+lake = typer.Typer(help="Make a lake and look at it, e.g. semgen-platform lake ls --lake ./lake", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the noun."""
+    app.add_typer(lake, name="lake")
+
+
+@lake.command()
+def init(lake: common.LakeOption, key_file: common.KeyFileOption = None, as_json: common.JsonOption = False) -> None:
+    """Make a lake in a new or empty folder; one of the same key that is there already is left as it is.
+
+    Example: semgen-platform lake init --lake ./lake
+    """
+    common.set_up()
+    from semgen_platform.lake.lake import create_lake
+    from semgen_platform.privacy import key_fingerprint, load_key
+
+    made = create_lake(lake, key_fingerprint=key_fingerprint(load_key(key_file, lake_is_local=True)))
+    document = {
+        "lake": made.uri,
+        "lake_id": made.lake_id,
+        "version": made.version,
+        "key_fingerprint": made.key_fingerprint,
+    }
+    common.show(document, as_json=as_json)
+
+
+@lake.command()
+def ls(
+    lake: common.LakeOption,
+    columns: Annotated[str, typer.Option("--columns", help="Columns to list, joined by commas.")] = LS_COLUMNS,
+    collection: common.CollectionOption = None,
+    profile: Annotated[str, typer.Option("--profile", help="Which scans are good enough: default or all.")] = "all",
+    where: common.WhereOption = None,
+    as_json: common.JsonOption = False,
+) -> None:
+    """List scans.
+
+    Example: semgen-platform lake ls --lake ./lake --where "spacing_z_mm < 3"
+    """
+    common.set_up()
+    from semgen_platform.lake.lake import open_lake
+
+    names = [name.strip() for name in columns.split(",") if name.strip()]
+    opened = open_lake(lake)
+    rows = opened.scan_rows(collections=collection, profile=profile, where=where, columns=names).to_pylist()
+    lines = [*common.table(rows, names), f"{len(rows)} scans at version {opened.version}"]
+    common.show({"scans": rows, "version": opened.version}, as_json=as_json, lines=lines)
+
+
+@lake.command()
+def show(
+    lake: common.LakeOption,
+    name: Annotated[str, typer.Argument(help="Id of a scan, encoder, index, discovery or run; name of a model.")],
+    as_json: common.JsonOption = False,
+) -> None:
+    """All that the lake holds on one scan or artefact.
+
+    Example: semgen-platform lake show SCAN --lake ./lake
+    """
+    common.set_up()
+    from semgen_platform.lake.describe import describe
+    from semgen_platform.lake.lake import open_lake
+
+    found = describe(open_lake(lake), name)
+    common.show(found, as_json=as_json, lines=_described(found))
+
+
+@lake.command()
+def stats(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
+    """How much is in the lake.
+
+    Example: semgen-platform lake stats --lake ./lake
+    """
+    common.set_up()
+    from semgen_platform.lake.describe import totals
+    from semgen_platform.lake.lake import open_lake
+
+    found = totals(open_lake(lake))
+    whole = [f"{key:<14} {found[key]}" for key in ("lake", "version", "scans", "patients", "voxels", "bytes")]
+    lines = [
+        *whole,
+        "",
+        *common.table(found["collections"], ("collection", "scans", "patients", "voxels", "bytes")),
+        *_counted("flag", found["flags"]),
+        *_counted("rejected for", found["rejects"]),
+        *_counted("rows in", {name: n for name, n in found["rows"].items() if n}),
+    ]
+    common.show(found, as_json=as_json, lines=lines)
+
+
+@lake.command()
+def rejects(
+    lake: common.LakeOption, collection: common.CollectionOption = None, as_json: common.JsonOption = False
+) -> None:
+    """What was refused and why.
+
+    Example: semgen-platform lake rejects --lake ./lake
+    """
+    common.set_up()
+    from semgen_platform.lake.describe import refusals
+    from semgen_platform.lake.lake import open_lake
+
+    by_reason, every = refusals(open_lake(lake), collection)
+    lines = [*common.table(by_reason, ("reason", "sources", "sentence")), f"{len(every)} sources refused"]
+    common.show({"reasons": by_reason, "rejects": every}, as_json=as_json, lines=lines)
+
+
+@lake.command()
+def history(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
+    """The lake's versions.
+
+    Example: semgen-platform lake history --lake ./lake
+    """
+    common.set_up()
+    from semgen_platform.lake.lake import open_lake
+
+    versions = open_lake(lake).history()
+    shown = [
+        {
+            "version": version["number"],
+            "created_at": version["created_at"][:19],
+            "command": version["command"],
+            "run_id": version["run_id"],
+            **{name: version["rows"][name] for name in ("scans", "embeddings", "members", "models")},
+        }
+        for version in versions
+    ]
+    columns = ("version", "created_at", "command", "run_id", "scans", "embeddings", "members", "models")
+    common.show({"versions": versions}, as_json=as_json, lines=common.table(shown, columns))
+
+
+def _counted(title: str, counts: dict[str, int]) -> list[str]:
+    return (
+        ["", *common.table([{title: name, "count": n} for name, n in counts.items()], (title, "count"))]
+        if counts
+        else []
+    )
+
+
+def _described(found: dict[str, Any]) -> list[str]:
+    """One `key value` line for each value; rows of sources and levels as tables."""
+    lines = [f"kind            {found['kind']}"]
+    for row in found["rows"]:
+        levels = row.pop("levels", None) or []
+        lines += [f"{key:<15} {value}" for key, value in row.items() if value not in (None, [], "")]
+        lines += ["", *common.table(levels, ("shape_zyx", "factor_zyx"))] if levels else []
+    if found.get("sources"):
+        lines += ["", *common.table(found["sources"], ("source_id", "collection", "patient_id", "kind", "flags"))]
+    others = {key: value for key, value in found.items() if key not in ("kind", "rows", "sources") and value}
+    return [*lines, "", *(f"{key:<15} {value}" for key, value in others.items())]
