@@ -1,5 +1,7 @@
 """Baselines are fair: the same network, its averages set from the data, and a histogram that is one."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_running_averages_of_a_random_network_are_those_of_the_crops() -> None:
     """After the first norm each channel has mean 0 and deviation 1 over the crops, up to its ReLU."""
     crops = _crops(64)
     network = random_network(_config("running"), 0, crops)
-    unit = network.down_tr64.ops[0]
+    unit: Any = network.down_tr64.ops[0]
     with torch.no_grad():
         normed = unit.bn1(unit.conv1(preprocess(crops, CONTRACT)))
     assert normed.mean(dim=(0, 2, 3, 4)).abs().max() < 0.05
