@@ -65,6 +65,11 @@ def test_intensity_map_is_constant_outside_its_range() -> None:
     torch.testing.assert_close(map_intensity(torch.tensor([-3.0, 0.5, 9.0]), table), torch.tensor([0.25, 0.5, 0.75]))
 
 
+def test_intensity_map_passes_a_nan_on_for_the_loop_to_find() -> None:
+    mapped = map_intensity(torch.tensor([0.0, float("nan")]), IntensityMap(torch.linspace(0.25, 0.75, 2001)))
+    assert mapped.isnan().tolist() == [False, True]
+
+
 def test_one_shuffled_block_keeps_the_multiset_of_values(crop_ZYX: torch.Tensor) -> None:
     changed = shuffle(crop_ZYX, draw_shuffle(np.random.default_rng(3), SHAPE, blocks=1))
     assert not torch.equal(changed, crop_ZYX)

@@ -133,11 +133,7 @@ class SemanticGenesisNet(UNet3D):
         super().__init__(width, norm)
         self.clc_out = PatternHead(width, classes, norm)
 
-    def classify(self, x: Tensor) -> Tensor:
-        """Logits (N, classes); the decoder does not run."""
-        return self.clc_out(self.encode(x))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """(logits (N, classes), restored crop (N, 1, z, y, x) in (0, 1))."""
+    def forward(self, x: Tensor, restore: bool = True) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        """(logits (N, classes), restored crop (N, 1, z, y, x) in (0, 1), or None if it is not asked for)."""
         features = self.features(x)
-        return self.clc_out(features[-1]), self.restore(features)
+        return self.clc_out(features[-1]), self.restore(features) if restore else None

@@ -37,7 +37,7 @@ def map_intensity(crop_ZYX: Tensor, change: IntensityMap) -> Tensor:
     """The crop with each value replaced by the table's, linear between its points and constant outside [0, 1]."""
     position = crop_ZYX.clamp(0, 1) * (TABLE_POINTS - 1)
     below = position.floor().clamp(max=TABLE_POINTS - 2)
-    index = below.to(torch.int32)
+    index = below.nan_to_num().to(torch.int32)  # a NaN stays one through the weight of lerp
     return torch.lerp(change.table[index], change.table[index + 1], position - below)
 
 
