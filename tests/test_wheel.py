@@ -56,7 +56,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path) -> Iterator[Path]:
-    """bin/ of a new virtual environment with the wheel and what it declares for the CPU and for serving: 3 GB, removed."""
+    """bin/ of a new virtual environment with the wheel and what it declares for CPU and serving; 3 GB, removed."""
     if not os.environ.get("PIP_FIND_LINKS"):
         pytest.skip("PIP_FIND_LINKS does not say where CPU torch comes from; run this through make test-slow")
     with tempfile.TemporaryDirectory() as folder:
