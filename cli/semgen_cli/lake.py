@@ -19,12 +19,18 @@ def register(app: typer.Typer) -> None:
 
 
 @lake.command()
-def init(lake: common.LakeOption, key_file: common.KeyFileOption = None, as_json: common.JsonOption = False) -> None:
+def init(
+    lake: common.LakeOption,
+    key_file: common.KeyFileOption = None,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
     """Make a lake in a new or empty folder; one of the same key that is there already is left as it is.
 
     Example: semgen-platform lake init --lake ./lake
     """
-    common.set_up()
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import create_lake
     from semgen_platform.privacy import key_fingerprint, load_key
 
@@ -46,12 +52,14 @@ def ls(
     profile: Annotated[str, typer.Option("--profile", help="Which scans are good enough: default or all.")] = "all",
     where: common.WhereOption = None,
     as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """List scans.
 
     Example: semgen-platform lake ls --lake ./lake --where "spacing_z_mm < 3"
     """
-    common.set_up()
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
     names = [name.strip() for name in columns.split(",") if name.strip()]
@@ -66,12 +74,14 @@ def show(
     lake: common.LakeOption,
     name: Annotated[str, typer.Argument(help="Id of a scan, encoder, index, discovery or run; name of a model.")],
     as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """All that the lake holds on one scan or artefact.
 
     Example: semgen-platform lake show SCAN --lake ./lake
     """
-    common.set_up()
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.describe import describe
     from semgen_platform.lake.lake import open_lake
 
@@ -80,12 +90,17 @@ def show(
 
 
 @lake.command()
-def stats(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
+def stats(
+    lake: common.LakeOption,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
     """How much is in the lake.
 
     Example: semgen-platform lake stats --lake ./lake
     """
-    common.set_up()
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.describe import totals
     from semgen_platform.lake.lake import open_lake
 
@@ -104,13 +119,17 @@ def stats(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
 
 @lake.command()
 def rejects(
-    lake: common.LakeOption, collection: common.CollectionOption = None, as_json: common.JsonOption = False
+    lake: common.LakeOption,
+    collection: common.CollectionOption = None,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """What was refused and why.
 
     Example: semgen-platform lake rejects --lake ./lake
     """
-    common.set_up()
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.describe import refusals
     from semgen_platform.lake.lake import open_lake
 
@@ -120,12 +139,17 @@ def rejects(
 
 
 @lake.command()
-def history(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
+def history(
+    lake: common.LakeOption,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
     """The lake's versions.
 
     Example: semgen-platform lake history --lake ./lake
     """
-    common.set_up()
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
     versions = open_lake(lake).history()

@@ -44,12 +44,11 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @each_command
 def test_a_command_has_an_example_whose_options_exist(path: tuple[str, ...], command: Any) -> None:
-    shown = examples(command.help or "")
-    assert shown, f"the help of {' '.join(path)} shows no example"
-    for line in shown:
-        words = shlex.split(line)[1:]
-        assert tuple(words[: len(path)]) == path, f"{line} is an example of another command"
-        command.make_context(path[-1], words[len(path) :])  # raises for an unknown option or a missing argument
+    lines = [shlex.split(line)[1:] for line in examples(command.help or "")]
+    own = [words[len(path) :] for words in lines if tuple(words[: len(path)]) == path]
+    assert own, f"the help of {' '.join(path)} shows no example of it"
+    for arguments in own:
+        command.make_context(path[-1], arguments)  # raises for an unknown option or a missing argument
 
 
 @each_command
