@@ -1,8 +1,8 @@
 """The one place that starts or joins Ray, and adds up CPUs before it does.
 
-A pipeline that takes every CPU with actors and trainers waits for ever, in silence, for one that its read task needs
-(STACK.md section 2, starvation). So a pipeline states what it takes, one whole CPU is added, a Ray that we start declares
-that many logical CPUs, and a Ray that we join is refused when it has fewer. Nothing but this module calls `ray.init`.
+A pipeline that takes every CPU with actors and trainers waits for ever, in silence, for one that its read task needs.
+So a pipeline states what it takes, one whole CPU is added, a Ray that we start declares that many logical CPUs, and a
+Ray that we join is refused when it has fewer. Nothing but this module calls `ray.init`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _ENVIRONMENT = {
 def ray_session(address: str | None, *, needs: Mapping[str, float], gpus: float = 0.0) -> Iterator[Any]:
     """The `ray` module, connected: to a running Ray at `address`, or to a local one that ends with the block.
 
-    needs : what the pipeline takes at once, in CPUs, by name, e.g. {"train workers": 2.0}; one CPU is added for Ray's own
-        tasks. Nested use joins the session that is open.
+    needs : what the pipeline takes at once, in CPUs, by name, e.g. {"train workers": 2.0}; one CPU is added for Ray's
+        own tasks. Nested use joins the session that is open.
     Raises InputError if no Ray answers at the address or it has too few CPUs, with the sum.
     """
     for name, value in _ENVIRONMENT.items():
@@ -87,7 +87,9 @@ def _join(ray: Any, address: str) -> None:
     try:
         with _native_stderr_muted():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except Exception as error:  # Ray raises ConnectionError, RuntimeError, ValueError or an authentication error of its own
+    except (
+        Exception
+    ) as error:  # Ray raises ConnectionError, RuntimeError, ValueError or an authentication error of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"no Ray can be joined at {address} ({reason}); start one, or leave --address out") from error
 
@@ -98,8 +100,8 @@ def _check_cpus(ray: Any, needs: Mapping[str, float], total: float, gpus: float)
     if have + 1e-9 < total:
         parts = " + ".join(f"{cpus:g} for {name}" for name, cpus in needs.items())
         raise InputError(
-            f"the Ray that was joined has {have:g} CPUs and this needs {total:g} ({parts} + {SPARE_CPUS:g} for Ray's own tasks); "
-            "use fewer --workers or a Ray with more CPUs"
+            f"the Ray that was joined has {have:g} CPUs and this needs {total:g} ({parts} + {SPARE_CPUS:g} for Ray's "
+            "own tasks); use fewer --workers or a Ray with more CPUs"
         )
     if have_gpus < gpus:
         raise InputError(f"the Ray that was joined has {have_gpus:g} GPUs and this needs {gpus:g}; use fewer --workers")
@@ -117,7 +119,7 @@ def _short_temporary_folder() -> str:
 
 @contextmanager
 def _native_stderr_muted() -> Iterator[None]:
-    """File descriptor 2 points nowhere inside the block: Ray's C++ core announces its log level there. Errors are raised, not printed."""
+    """File descriptor 2 points nowhere inside the block: Ray's C++ core announces itself there."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

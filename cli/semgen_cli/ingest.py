@@ -1,0 +1,75 @@
+"""`ingest`: archives into the lake."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from semgen_cli import common
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(ingest)
+
+
+def ingest(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Folders or files: DICOM, NIfTI, NRRD, MetaImage, at any depth.")
+    ],
+    lake: common.LakeOption,
+    collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="CSV with path, patient_id and label columns.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")
+    ] = None,
+    min_slices: Annotated[int, typer.Option("--min-slices", min=2, help="Fewer slices are refused.")] = 16,
+    patient_from: Annotated[
+        str,
+        typer.Option("--patient-from", help="For files that name no patient: file, folder or a regular expression."),
+    ] = "file",
+    patient_namespace: Annotated[
+        str, typer.Option("--patient-namespace", help="Keeps equal patient numbers of two hospitals apart.")
+    ] = "",
+    max_rejects: Annotated[
+        str | None, typer.Option("--max-rejects", help="More refusals than N or P% end with exit code 4.")
+    ] = None,
+    workers: common.WorkersOption = 2,
+    key_file: common.KeyFileOption = None,
+    address: common.AddressOption = None,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
+    """Add scans to the lake, e.g. semgen-platform ingest ./incoming --lake ./lake --collection siteA
+
+    Running it again adds nothing and decodes nothing. Every refusal is explained: semgen-platform lake rejects.
+    """
+    common.set_up(verbose=verbose, quiet=quiet)
+    from semgen_pipelines.ingest import IngestConfig, check_rejects
+    from semgen_pipelines.ingest import ingest as run_ingest
+    from semgen_platform.lake.lake import open_lake
+    from semgen_platform.privacy import load_key
+
+    opened = open_lake(lake)
+    config = IngestConfig(
+        collection=collection, min_slices=min_slices, patient_from=patient_from, patient_namespace=patient_namespace
+    )
+    summary = run_ingest(
+        sources,
+        opened,
+        load_key(key_file, lake_is_local=True),
+        config,
+        manifest_file=manifest,
+        report=report,
+        workers=workers,
+        address=address,
+        quiet=quiet,
+    )
+    common.show(asdict(summary), as_json=as_json)
+    check_rejects(summary, max_rejects)

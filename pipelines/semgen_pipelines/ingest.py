@@ -1,0 +1,414 @@
+"""Ingest: sources in folders become scans of the lake, each exactly once, or rows that say why not.
+
+The driver lists sources, asks the tables what is known already, and hands the rest to actors as small rows; an actor
+reads one source, writes one volume and its rows as a pending file; the driver commits pending rows in batches. A driver
+or worker that dies costs the sources in flight: the same command begins with what is pending and goes on (DESIGN.md
+sections 4 and 7). No voxel passes through Ray's object store.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from semgen_pipelines.manifest import Manifest, read_manifest
+from semgen_pipelines.runtime import ray_session
+from semgen_platform import ids
+from semgen_platform.config import Config
+from semgen_platform.errors import Busy, ConfigError, Incomplete, WrongKey
+from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
+from semgen_platform.formats.sniff import Source, list_sources
+from semgen_platform.lake.lake import Lake
+from semgen_platform.lake.leases import hold
+from semgen_platform.lake.pending import commit_pending, write_pending
+from semgen_platform.lake.tables import SCHEMAS, source_state
+from semgen_platform.lake.volumes import write_volume
+from semgen_platform.privacy import Pseudonyms, key_fingerprint
+from semgen_platform.progress import Progress
+from semgen_platform.volume import Refusal, Volume
+
+ATTEMPT = "0"  # ingest never starts over: an attempt ends when every source has an outcome
+COMMIT_EVERY = 500  # rows; one Delta MERGE costs about as much for one row as for a thousand
+COMMIT_EVERY_S = 30.0
+REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence", "flags", "slices", "bytes")
+
+
+_log = logging.getLogger(__name__)
+
+Known = Mapping[tuple[str, str], "Outcome"]
+RowsByTable = dict[str, list[dict[str, Any]]]
+
+
+class IngestConfig(Config):
+    """What decides how a source is converted and filed; a change of these makes a new (source, state)."""
+
+    collection: str = "default"
+    """Name under which the scans are filed."""
+    min_slices: int = 16
+    """Fewer slices are refused as too_few_slices."""
+    patient_from: str = "file"
+    """For sources that name no patient: file, folder, or a regular expression with one group over the path."""
+    patient_namespace: str = ""
+    """Prefix that keeps the patient numbers of two hospitals apart where DICOM gives no issuer."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One source with its names in the lake: what travels to a worker."""
+
+    source: Source
+    source_id: str
+    state: str
+    patient_id: str
+    study_id: str
+    series_id: str
+    patient_known: bool
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one source."""
+
+    source_id: str
+    status: str
+    scan_id: str = ""
+    reason: str = ""
+    sentence: str = ""
+    flags: tuple[str, ...] = ()
+    voxels: int = 0
+    bytes_stored: int = 0
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """The counts of one ingest; found = ingested + already + rejected. `decoded` counts the sources that were read."""
+
+    found: int
+    ingested: int
+    already: int
+    rejected: int
+    flagged: int
+    decoded: int
+    voxels: int
+    bytes_in: int
+    bytes_stored: int
+    seconds: float
+    lake_version: int
+    run_id: str
+    reasons: Mapping[str, int]
+
+
+def ingest(
+    roots: Sequence[Path],
+    lake: Lake,
+    key: bytes,
+    config: IngestConfig,
+    *,
+    manifest_file: Path | None = None,
+    report: Path | None = None,
+    workers: int = 2,
+    address: str | None = None,
+    quiet: bool = False,
+) -> IngestSummary:
+    """Add every source below `roots` to the lake.
+
+    Raises WrongKey, InputError (missing or empty SOURCE, manifest, Ray), Busy (the same ingest runs already) and
+    Incomplete (sources without an outcome after Ray's retries; run again).
+    """
+    started = time.monotonic()
+    if key_fingerprint(key) != lake.key_fingerprint:
+        raise WrongKey(f"the key is not the one that lake {lake.uri} was made with; give that one by --key-file")
+    items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
+    run_id = ids.artefact_id(
+        "ingest",
+        recipe=config.model_dump(mode="json"),
+        revision=CONVERTER_VERSION,
+        parents=[],
+        selection=ids.digest_of(sorted([i.source_id, i.state] for i in items)),
+    )
+    with hold(lake.storage, run_id):
+        _commit_left_over(lake, run_id)
+        known = _known(lake.refresh())
+        fresh = [item for item in items if (item.source_id, item.state) not in known]
+        outcomes = list(_convert(fresh, lake, config, run_id, workers, address, quiet=quiet)) if fresh else []
+        version = _finish(lake, run_id, config, outcomes) if fresh else lake.refresh().version
+    if report is not None:
+        _write_report(report, items, {**{k[0]: v for k, v in known.items()}, **{o.source_id: o for o in outcomes}})
+    if missing := len(fresh) - len(outcomes):
+        raise Incomplete(f"{missing} of {len(items)} sources have no outcome after retries; run the same command again")
+    return _summary(items, known, outcomes, started, version, run_id)
+
+
+def _commit_left_over(lake: Lake, run_id: str) -> None:
+    """Commit the pending rows of this and of other ingests that were killed; those of a live one are its own."""
+    for folder in sorted((lake.root / "runs").glob(f"i*/{ATTEMPT}/pending")):
+        other = folder.parent.parent.name
+        if not any(folder.glob("*.json")):
+            continue
+        try:
+            with nullcontext() if other == run_id else hold(lake.storage, other):
+                commit_pending(lake, other)
+        except Busy:
+            _log.info("pending rows left to their live ingest run_id=%s", other)
+    lake.commit("ingest", run_id)
+
+
+def _items(
+    roots: Sequence[Path], key: bytes, config: IngestConfig, manifest: Manifest, *, quiet: bool
+) -> Iterator[Item]:
+    """Each source once, with its pseudonyms; the raw identities end here."""
+    pseudonyms = Pseudonyms(key, config.patient_namespace)
+    seen: set[str] = set()
+    with Progress("ingest: listing", quiet=quiet) as progress:
+        for root in roots:
+            for source in list_sources(root):
+                progress.advance()
+                source_id = pseudonyms.source(config.collection, source.name_parts)
+                if source_id in seen:
+                    continue  # one folder given twice, or below another
+                seen.add(source_id)
+                row = manifest.of(source.files)
+                patient = (row.patient_id,) if row and row.patient_id else source.patient
+                known = patient is not None
+                parts = (
+                    tuple(patient) if patient is not None else ("unknown", _patient_from(config.patient_from, source))
+                )
+                yield Item(
+                    source=replace(source, patient=None, study_uid=None, series_uid=None, name_parts=()),
+                    source_id=source_id,
+                    state=source_state(source.state(), CONVERTER_VERSION, reading_options(config)),
+                    patient_id=pseudonyms.patient(parts),
+                    study_id=pseudonyms.study(source.study_uid) if source.study_uid else "",
+                    series_id=pseudonyms.series(source.series_uid) if source.series_uid else "",
+                    patient_known=known,
+                    labels=dict(row.labels) if row else {},
+                )
+
+
+def _patient_from(rule: str, source: Source) -> str:
+    """The name that stands for the patient of a source without one. Raises ConfigError for a bad rule."""
+    path = source.name_parts[-1] if source.name_parts[0] == "path" else source.files[0]
+    if rule == "file":
+        return path
+    if rule == "folder":
+        return str(Path(path).parent)
+    try:
+        match = re.search(rule, path)
+    except re.error as error:
+        raise ConfigError(
+            f"--patient-from {rule} is no regular expression ({error}); give file, folder or one group"
+        ) from None
+    if re.compile(rule).groups != 1:
+        raise ConfigError(f"--patient-from {rule} has {re.compile(rule).groups} groups; give exactly one")
+    return match.group(1) if match else path
+
+
+def reading_options(config: IngestConfig) -> dict[str, Any]:
+    """The options that change what a source becomes, and with them its state."""
+    return {"min_slices": config.min_slices}
+
+
+def _known(lake: Lake) -> Known:
+    """What the tables say of each (source, state); a former refusal counts as rejected."""
+    of_voxels = {row["scan_id"]: row["flags"] for row in lake.table("scans", columns=["scan_id", "flags"]).to_pylist()}
+    known: dict[tuple[str, str], Outcome] = {}
+    for row in lake.table("sources", columns=["source_id", "state", "scan_id", "flags"]).to_pylist():
+        flags = _all_flags(of_voxels[row["scan_id"]], row["flags"])
+        known[row["source_id"], row["state"]] = Outcome(row["source_id"], "already", row["scan_id"], flags=flags)
+    for row in lake.table("rejects", columns=["source_id", "state", "reasons", "sentence"]).to_pylist():
+        refused = Outcome(row["source_id"], "rejected", "", row["reasons"][0], row["sentence"])
+        known[row["source_id"], row["state"]] = refused
+    return known
+
+
+def _all_flags(of_voxels: Sequence[str], of_source: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({*of_voxels, *of_source}))
+
+
+class ConvertSource:
+    """One source into the lake: a volume and a pending file, or a pending refusal. Ray builds this once per worker."""
+
+    def __init__(self, root: str, run_id: str, config: IngestConfig) -> None:
+        self._root, self._run_id, self._config = Path(root), run_id, config
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        item: Item = row["item"]
+        result = item.source.refusal or read_source(item.source, min_slices=self._config.min_slices)
+        rows, outcome = self._refused(item, result) if isinstance(result, Refusal) else self._stored(item, result)
+        write_pending(self._root, self._run_id, ATTEMPT, rows)
+        return {"outcome": outcome}
+
+    def _refused(self, item: Item, refusal: Refusal) -> tuple[RowsByTable, Outcome]:
+        said = {"reasons": list(refusal.reasons), "sentence": refusal.sentence, "evidence": dict(refusal.evidence)}
+        outcome = Outcome(item.source_id, "rejected", "", refusal.reasons[0], refusal.sentence)
+        return {"rejects": [{**self._common(item), **said}]}, outcome
+
+    def _stored(self, item: Item, volume: Volume) -> tuple[RowsByTable, Outcome]:
+        scan = write_volume(self._root, volume, self._run_id)
+        flags = tuple(flag for flag in volume.flags if flag != "patient_unknown")
+        flags += () if item.patient_known else ("patient_unknown",)
+        columns = set(SCHEMAS["sources"].names)
+        source = {
+            **self._common(item),
+            **{name: value for name, value in volume.attributes.items() if name in columns},
+            "attributes": {name: value for name, value in volume.attributes.items() if name not in columns},
+            "scan_id": scan["scan_id"],
+            "patient_id": item.patient_id,
+            "study_id": item.study_id,
+            "series_id": item.series_id,
+            "flags": list(flags),
+            "labels": dict(item.labels),
+        }
+        outcome = Outcome(
+            item.source_id,
+            "ingested",
+            scan["scan_id"],
+            flags=_all_flags(scan["flags"], flags),
+            voxels=volume.voxels.size,
+            bytes_stored=scan["bytes"],
+        )
+        return {"sources": [source], "scans": [scan]}, outcome
+
+    def _common(self, item: Item) -> dict[str, Any]:
+        return {
+            "source_id": item.source_id,
+            "state": item.state,
+            "collection": self._config.collection,
+            "kind": item.source.kind,
+            "files": len(item.source.files),
+            "slices": item.source.slices,
+            "bytes": item.source.bytes,
+            "converter_version": CONVERTER_VERSION,
+            "options": reading_options(self._config),
+            "run_id": self._run_id,
+        }
+
+
+def _convert(
+    fresh: Sequence[Item],
+    lake: Lake,
+    config: IngestConfig,
+    run_id: str,
+    workers: int,
+    address: str | None,
+    *,
+    quiet: bool,
+) -> Iterator[Outcome]:
+    """Outcomes as they come in; pending rows are committed now and then, so that a reader sees a long ingest grow."""
+    workers = min(workers, len(fresh))
+    with (
+        ray_session(address, needs={"ingest workers": workers}) as ray,
+        Progress("ingest: reading", len(fresh), quiet=quiet) as progress,
+    ):
+        sources = ray.data.from_items(
+            [{"item": item} for item in fresh], override_num_blocks=min(len(fresh), 100 * workers)
+        )
+        outcomes = sources.map(
+            ConvertSource,
+            fn_constructor_args=(str(lake.root), run_id, config),
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
+        )
+        waiting, committed = 0, time.monotonic()
+        for row in outcomes.iter_rows():
+            outcome: Outcome = row["outcome"]
+            yield outcome
+            progress.advance()
+            waiting += 1
+            if waiting >= COMMIT_EVERY or time.monotonic() - committed > COMMIT_EVERY_S:
+                commit_pending(lake, run_id)
+                waiting, committed = 0, time.monotonic()
+
+
+def _finish(lake: Lake, run_id: str, config: IngestConfig, outcomes: Sequence[Outcome]) -> int:
+    """Commit what is pending and the row of this run; the new lake version makes them visible together."""
+    commit_pending(lake, run_id)
+    counts = Counter(outcome.status for outcome in outcomes)
+    run = {
+        "run_id": run_id,
+        "attempt": ATTEMPT,
+        "kind": "ingest",
+        "recipe": config.model_dump(mode="json"),
+        "state": "done",
+        "steps": len(outcomes),
+        "lake_version": lake.refresh().version,
+        "details": dict(counts),
+    }
+    lake.insert("runs", [run])
+    return lake.commit("ingest", run_id)
+
+
+def _summary(
+    items: Sequence[Item], known: Known, outcomes: Sequence[Outcome], started: float, version: int, run_id: str
+) -> IngestSummary:
+    before = [known[item.source_id, item.state] for item in items if (item.source_id, item.state) in known]
+    every = [*before, *outcomes]
+    counts = Counter(outcome.status for outcome in every)
+    return IngestSummary(
+        found=len(items),
+        ingested=counts["ingested"],
+        already=counts["already"],
+        rejected=counts["rejected"],
+        flagged=sum(bool(outcome.flags) for outcome in every),
+        decoded=sum(1 for item in items if (item.source_id, item.state) not in known and item.source.refusal is None),
+        voxels=sum(outcome.voxels for outcome in outcomes),
+        bytes_in=sum(item.source.bytes for item in items if (item.source_id, item.state) not in known),
+        bytes_stored=sum(outcome.bytes_stored for outcome in outcomes),
+        seconds=round(time.monotonic() - started, 2),
+        lake_version=version,
+        run_id=run_id,
+        reasons=dict(Counter(outcome.reason for outcome in every if outcome.reason).most_common()),
+    )
+
+
+def _write_report(path: Path, items: Sequence[Item], outcomes: Mapping[str, Outcome]) -> None:
+    """The operator's own CSV, outside the lake: the only place where a path stands beside a refusal."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, REPORT_COLUMNS)
+        writer.writeheader()
+        for item in items:
+            outcome = outcomes.get(item.source_id)
+            if outcome is None:
+                continue
+            writer.writerow(
+                {
+                    "source": _folder_or_file(item.source),
+                    "member": "",
+                    "status": outcome.status,
+                    "scan_id": outcome.scan_id,
+                    "reason": outcome.reason,
+                    "sentence": outcome.sentence,
+                    "flags": " ".join(outcome.flags),
+                    "slices": item.source.slices,
+                    "bytes": item.source.bytes,
+                }
+            )
+
+
+def _folder_or_file(source: Source) -> str:
+    return source.files[0] if len(source.files) == 1 else os.path.commonpath(source.files)
+
+
+def check_rejects(summary: IngestSummary, limit: str | None) -> None:
+    """Raise Incomplete where more sources were refused than `limit`, a count or a percentage such as 5%."""
+    if limit is None:
+        return
+    number = limit.removesuffix("%")
+    if not number.replace(".", "", 1).isdigit():
+        raise ConfigError(f"--max-rejects {limit} is neither a count nor a percentage; give e.g. 10 or 5%")
+    allowed = float(number) * (summary.found / 100 if limit.endswith("%") else 1)
+    if summary.rejected > allowed:
+        raise Incomplete(
+            f"{summary.rejected} of {summary.found} sources were refused, more than --max-rejects {limit}; "
+            "see semgen-platform lake rejects"
+        )

@@ -1,0 +1,63 @@
+"""A CSV that names the patient and labels of each source.
+
+Columns: `path`, optional `patient_id`, and anything else is a label. `path` is a file or, for a DICOM series, its
+folder; relative paths are taken below each SOURCE and below the manifest's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from semgen_platform.errors import InputError
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """What a manifest says of one source."""
+
+    patient_id: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Manifest:
+    """Rows by absolute path; empty where no manifest is given."""
+
+    def __init__(self, rows: Mapping[Path, ManifestRow]) -> None:
+        self._rows = dict(rows)
+
+    def of(self, files: Sequence[str]) -> ManifestRow | None:
+        """The row of the first file, or of the nearest folder above it that has one."""
+        first = Path(files[0])
+        return next((self._rows[p] for p in (first, *first.parents) if p in self._rows), None)
+
+
+def read_manifest(path: Path | None, roots: Sequence[Path]) -> Manifest:
+    """The manifest at `path`. Raises InputError where it cannot be read, lacks the column `path`, or repeats one."""
+    if path is None:
+        return Manifest({})
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            records = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"manifest {path.name} cannot be read ({type(error).__name__}); give a UTF-8 CSV file"
+        ) from error
+    if records and "path" not in records[0]:
+        raise InputError(f"manifest {path.name} has no column path; its columns are {', '.join(records[0])}")
+    rows: dict[Path, ManifestRow] = {}
+    for number, record in enumerate(records, start=2):
+        name = record.pop("path") or ""
+        patient = (record.pop("patient_id", None) or "").strip() or None
+        labels = {k: v for k, v in record.items() if k and isinstance(v, str) and v}
+        target = next((r / name for r in (*roots, path.parent) if name and (r / name).exists()), None)
+        if target is None:
+            continue  # a manifest may name more than the SOURCE given here holds
+        if target.absolute() in rows:
+            raise InputError(
+                f"manifest {path.name} names one path twice, the second time in line {number}; keep one line a source"
+            )
+        rows[target.absolute()] = ManifestRow(patient, labels)
+    return Manifest(rows)

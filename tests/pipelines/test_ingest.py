@@ -1,0 +1,226 @@
+"""Ingest: every source is counted once, every refusal explained, nothing is done twice, and nobody is named."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from semgen_pipelines.ingest import IngestConfig, IngestSummary, check_rejects, ingest
+from semgen_platform.errors import ConfigError, Incomplete, InputError, WrongKey
+from semgen_platform.lake.lake import Lake, create_lake, open_lake
+from semgen_platform.lake.volumes import open_level
+from semgen_platform.privacy import key_fingerprint
+
+KEY = b"k" * 32
+REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
+
+
+def write_ct(path: Path, seed: int, *, slices: int = 20, affine: np.ndarray | None = None) -> np.ndarray:
+    """A small NIfTI file with air, water and bone; its voxels (x, y, z) in HU."""
+    rng = np.random.default_rng(seed)
+    hu = np.full((24, 28, slices), -1000.0) + rng.normal(0, 10, (24, 28, slices))
+    hu[4:20, 5:23] = rng.normal(20, 15, (16, 18, slices))
+    hu[8:12, 8:12] = 700
+    hu = hu.astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(hu, np.diag([1.5, 1.5, 3.0, 1.0]) if affine is None else affine)
+    image.set_sform(image.affine, 1)
+    nib.save(image, path)
+    return hu
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return create_lake(str(tmp_path / "lake"), key_fingerprint=key_fingerprint(KEY))
+
+
+def run(lake: Lake, *roots: Path, **options: object) -> IngestSummary:
+    config = IngestConfig(**options.pop("config", {}))  # type: ignore[arg-type]
+    return ingest(list(roots), lake, KEY, config, quiet=True, **options)  # type: ignore[arg-type]
+
+
+def test_each_source_is_counted_once_and_a_second_run_reads_nothing(lake: Lake, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    for number in range(3):
+        write_ct(archive / f"deep/er/scan{number}.nii.gz", number)
+    write_ct(archive / "short.nii", 9, slices=5)
+    (archive / "notes.txt").write_text("seen by the radiologist")
+
+    first = run(lake, archive)
+    assert (first.found, first.ingested, first.already, first.rejected) == (5, 3, 0, 2)
+    assert first.reasons == {"too_few_slices": 1, "not_an_image": 1}
+
+    second = run(lake, archive)
+    assert (second.found, second.ingested, second.already, second.rejected) == (5, 0, 3, 2)
+    assert (second.decoded, second.bytes_stored, second.flagged) == (0, 0, first.flagged)
+    assert second.lake_version == first.lake_version
+
+
+def test_voxels_and_world_positions_are_those_that_nibabel_reads(lake: Lake, tmp_path: Path) -> None:
+    turn = np.deg2rad(9)
+    oblique = np.array(
+        [
+            [-1.5, 0, 0, 40],
+            [0, np.cos(turn) * 1.5, -np.sin(turn) * 3, -60],
+            [0, np.sin(turn) * 1.5, np.cos(turn) * 3, 12],
+            [0, 0, 0, 1],
+        ]
+    )
+    hu = write_ct(tmp_path / "archive/oblique.nii.gz", 1, affine=oblique)
+    run(lake, tmp_path / "archive")
+
+    (scan,) = lake.refresh().select_scans(profile="all")
+    stored = open_level(lake.root, scan.scan_id, scan.attempt, 0).read((0, 0, 0), scan.shape_zyx)
+    to_ijk = np.linalg.inv(scan.ijk_to_lps_mm)
+    for ijk in [(0, 0, 0), (23, 1, 2), (3, 27, 19), (9, 9, 11)]:
+        ras = nib.affines.apply_affine(oblique, ijk)
+        x, y, z = nib.affines.apply_affine(to_ijk, ras * [-1, -1, 1])
+        assert np.allclose([x, y, z], np.rint([x, y, z]), atol=1e-3)
+        assert stored[round(z), round(y), round(x)] == hu[ijk]
+
+
+def test_a_changed_file_is_a_new_state_and_an_added_one_is_all_that_is_read(lake: Lake, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    write_ct(archive / "a.nii.gz", 1)
+    write_ct(archive / "b.nii.gz", 2)
+    run(lake, archive)
+    write_ct(archive / "b.nii.gz", 3)
+    write_ct(archive / "c.nii.gz", 4)
+
+    summary = run(lake, archive)
+    assert (summary.found, summary.ingested, summary.already, summary.decoded) == (3, 2, 1, 2)
+    assert len(lake.refresh().table("sources")) == 4
+
+
+def test_the_same_scan_from_two_places_is_one_scan_with_two_sources(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "archive/a.nii.gz", 1)
+    write_ct(tmp_path / "archive/copy/a.nii", 1)
+    summary = run(lake, tmp_path / "archive")
+    assert summary.ingested == 2
+    assert len(lake.refresh().table("scans")) == 1
+    assert len(lake.refresh().table("sources")) == 2
+
+
+def test_a_manifest_names_patients_and_labels(lake: Lake, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_ct(tmp_path / f"archive/{name}.nii.gz", ord(name))
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path,patient_id,sex\na.nii.gz,P1,F\nb.nii.gz,P1,F\n")
+    run(lake, tmp_path / "archive", manifest_file=manifest)
+
+    rows = lake.refresh().table("sources").to_pylist()
+    named = [row for row in rows if "patient_unknown" not in row["flags"]]
+    assert len({row["patient_id"] for row in named}) == 1
+    assert [dict(row["labels"]) for row in named] == [{"sex": "F"}] * 2
+    assert len({row["patient_id"] for row in rows}) == 2
+    assert not any("P1" in str(row) for row in rows)
+
+
+def test_the_operators_report_gives_paths_back_and_the_lake_does_not(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "archive/Doe_Archibald/scan.nii.gz", 1)
+    (tmp_path / "archive/Doe_Archibald/letter.txt").write_text("Dear Archibald")
+    report = tmp_path / "report.csv"
+    run(lake, tmp_path / "archive", report=report)
+
+    with report.open(newline="") as file:
+        rows = {Path(row["source"]).name: row for row in csv.DictReader(file)}
+    assert rows["scan.nii.gz"]["status"] == "ingested"
+    assert (rows["letter.txt"]["status"], rows["letter.txt"]["reason"]) == ("rejected", "not_an_image")
+    files = [path for path in lake.root.rglob("*") if path.is_file()]
+    assert not [
+        path for path in files if "Archibald" in str(path.relative_to(lake.root)) or b"Archibald" in path.read_bytes()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ("missing", InputError, "does not exist"),
+        ("empty", InputError, "no file"),
+        ("key", WrongKey, "key"),
+        ("rule", ConfigError, "--patient-from"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_writes_nothing(
+    lake: Lake, tmp_path: Path, fault: str, error: type[Exception], says: str
+) -> None:
+    archive = tmp_path / "archive"
+    if fault != "missing":
+        archive.mkdir()
+    if fault in ("key", "rule"):
+        write_ct(archive / "a.nii.gz", 1)
+    config = IngestConfig(patient_from="(" if fault == "rule" else "file")
+    with pytest.raises(error, match=says):
+        ingest([archive], lake, b"x" * 32 if fault == "key" else KEY, config, quiet=True)
+    assert lake.refresh().version == 0
+    assert not (lake.root / "volumes").exists()
+
+
+def test_too_many_refusals_end_incomplete(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "archive/a.nii.gz", 1)
+    (tmp_path / "archive/notes.txt").write_text("x")
+    summary = run(lake, tmp_path / "archive")
+    check_rejects(summary, "50%")
+    check_rejects(summary, "1")
+    with pytest.raises(Incomplete, match="1 of 2"):
+        check_rejects(summary, "0")
+    with pytest.raises(ConfigError, match="--max-rejects"):
+        check_rejects(summary, "many")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real scans of ../shared/data/real are not here")
+def test_the_real_scans_are_all_counted_and_none_twice(lake: Lake) -> None:
+    first = run(lake, REAL)
+    assert first.found == first.ingested + first.rejected
+    second = run(lake, REAL)
+    assert (second.found, second.ingested, second.decoded) == (first.found, 0, 0)
+    assert (second.already, second.rejected) == (first.ingested, first.rejected)
+
+
+@pytest.mark.slow
+def test_a_killed_ingest_is_completed_by_the_same_command_to_the_same_rows(tmp_path: Path) -> None:
+    archive, key = tmp_path / "archive", tmp_path / "key"
+    for number in range(24):
+        write_ct(archive / f"{number}.nii.gz", number, slices=120)
+    key.write_bytes(KEY)
+    rows = {}
+    for name, kills in (("whole", 0), ("killed", 2)):
+        lake = create_lake(str(tmp_path / name), key_fingerprint=key_fingerprint(KEY))
+        command = [
+            sys.executable,
+            "-m",
+            "semgen_cli.main",
+            "ingest",
+            str(archive),
+            "--lake",
+            lake.uri,
+            "--key-file",
+            str(key),
+        ]
+        for kill in range(kills):
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            deadline = time.monotonic() + 60
+            while len(list(lake.root.glob("volumes/*/*/*/complete.json"))) < 6 * (kill + 1) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            assert len(open_lake(lake.uri).table("scans")) < 24, "killed too late to prove anything"
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        newest = open_lake(lake.uri)
+        rows[name] = [
+            newest.table("scans").drop_columns(["created_at", "run_id", "attempt"]).to_pylist(),
+            newest.table("sources").drop_columns(["created_at", "run_id"]).to_pylist(),
+        ]
+        assert not list(lake.root.glob("runs/*/0/pending/*.json"))
+    assert rows["killed"] == rows["whole"]
