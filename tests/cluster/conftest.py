@@ -106,7 +106,7 @@ def two_hosts() -> Iterator[TwoHosts]:
     """Two hosts with a running Ray; skipped, with the reason, where the machine allows no network namespaces."""
     _skip_without_namespaces()
     with ExitStack() as undo:
-        folder = Path(tempfile.mkdtemp(prefix="sg", dir="/tmp"))  # short: Ray's Unix sockets allow 107 bytes
+        folder = Path(tempfile.mkdtemp(prefix="sgc", dir="/tmp"))  # short: Ray's Unix sockets allow 107 bytes
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         token = secrets.token_hex(32)
         hosts = _network(undo, folder, token)
