@@ -1,0 +1,1 @@
+"""Serving: the ASGI application, its access rule and a small client. No Ray; semgen_pipelines.serve spreads it."""
