@@ -105,11 +105,26 @@ def _byte_order(header: bytes) -> str | None:
     return None
 
 
+def nifti_version(header: bytes) -> int:
+    """1 or 2 by the header size in its first four bytes; 0 for anything else, 1 for Analyze too."""
+    order = _byte_order(header)
+    if order is None or len(header) < 348:
+        return 0
+    return 2 if struct.unpack(order + "i", header[:4])[0] == 540 else 1
+
+
+def is_pair(header: bytes) -> bool:
+    """Whether the voxels of this NIfTI header lie in a file of their own."""
+    return header[344:348] == b"ni1\x00" or header[4:8] == b"ni2\x00"
+
+
 def _nifti_content(header: bytes) -> Content | None:
-    if _byte_order(header) is None or len(header) < 348:
+    version = nifti_version(header)
+    if not version:
         return None
-    if header[344:348] == b"n+1\x00" or header[4:8] == b"n+2\x00":
+    if header[344:348] == b"n+1\x00" or (version == 2 and header[4:8] == b"n+2\x00"):
         return "nifti"
-    if header[344:348] == b"ni1\x00" or header[4:8] == b"ni2\x00":
+    if is_pair(header):
         return "nifti_pair"
-    return "analyze" if header[38:39] == b"r" else None
+    dimensions = struct.unpack((_byte_order(header) or "<") + "h", header[40:42])[0]
+    return "analyze" if version == 1 and 1 <= dimensions <= 7 else None

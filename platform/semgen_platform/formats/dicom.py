@@ -173,7 +173,7 @@ def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
 
 
 def _syntax(dataset: Any) -> str:
-    """The transfer syntax that the meta header names; without one, the uncompressed syntax that the data elements show."""
+    """The transfer syntax that the meta header names; without one, the uncompressed one that the elements show."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     declared = text(dataset.file_meta, "TransferSyntaxUID")

@@ -72,14 +72,9 @@ def read_metaimage(path: Path) -> Volume:
     if faults:
         raise Refused(combined(faults))
     data = data_file(path)
-    skip = _header_size(header)
-    voxels = rawdata.read_block(
-        data or path,
-        skip if data else header.data_offset + skip,
-        _dtype(header),
-        (sizes[2], sizes[1], sizes[0]),
-        compressed=_is_true(header, "CompressedData"),
-    )
+    offset = _header_size(header) + (0 if data else header.data_offset)
+    block = rawdata.Block(data or path, _is_true(header, "CompressedData"), offset=offset)
+    voxels = block.read(_dtype(header), (sizes[2], sizes[1], sizes[0]))
     return Volume(voxels=voxels, ijk_to_lps_mm=_affine(header))
 
 

@@ -7,9 +7,6 @@ Text fields (descrip, aux_file, db_name, intent_name, extensions) are never look
 
 from __future__ import annotations
 
-import gzip
-import math
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform import geometry
-from semgen_platform.formats.rawdata import check_promise
+from semgen_platform.formats.content import HEAD_BYTES, inflated, is_pair, nifti_version
+from semgen_platform.formats.rawdata import Block, is_gzip
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.formats.scaling import rescaled
 from semgen_platform.volume import Refusal, Volume
@@ -27,18 +25,21 @@ CONFLICT_MM = 0.1
 """sform and qform may differ by this much at any corner: float32 quaternions alone put a corner off by 0.01 mm."""
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(header_file: Path, data_file: Path | None = None) -> Volume:
     """The volume of a NIfTI file or pair in its own voxel order, affine in LPS+ mm. Raises Refused, OSError."""
-    image = _opened(path)
-    shape_xyz = _three_axes(image.shape)
-    faults = [_shape_fault(shape_xyz), _affine_fault(image), _type_fault(image)]
+    header = _read_header(header_file)
+    shape_xyz = _three_axes(header.get_data_shape())
+    faults = [_shape_fault(shape_xyz), _affine_fault(header), _type_fault(header)]
     found = [fault for fault in faults if fault is not None]
     if found:
         raise Refused(combined(found))
-    stored = _stored(image).reshape(shape_xyz[::-1])  # nibabel's x, y, z in Fortran order is z, y, x in C order
-    voxels = rescaled(stored, float(image.dataobj.slope), float(image.dataobj.inter))
-    flags = ("header_conflict",) if _forms_conflict(image) else ()
-    return Volume(voxels=voxels, ijk_to_lps_mm=_affine(image), flags=flags)
+    path = data_file or header_file
+    block = Block(path, is_gzip(path), skip=int(header.get_data_offset()))
+    x, y, z = shape_xyz
+    stored = block.read(header.get_data_dtype(), (z, y, x))  # x, y, z in Fortran order is z, y, x in C order
+    slope, intercept = _slope_and_intercept(header)
+    flags = ("header_conflict",) if _forms_conflict(header) else ()
+    return Volume(voxels=rescaled(stored, slope, intercept), ijk_to_lps_mm=_affine(header), flags=flags)
 
 
 def write_nifti(volume: Volume, path: Path) -> None:
@@ -56,22 +57,19 @@ def write_nifti(volume: Volume, path: Path) -> None:
     image.to_filename(path)
 
 
-def _opened(path: Path) -> Any:
-    import nibabel
+def _read_header(path: Path) -> Any:
+    """The nibabel header at the top of a file, gzipped or not, whatever its name. Raises Refused, OSError."""
+    from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
+    from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
+    with path.open("rb") as stream:
+        head = inflated(stream.read(HEAD_BYTES)) or b""
+    kinds = (Nifti1PairHeader, Nifti2PairHeader) if is_pair(head) else (Nifti1Header, Nifti2Header)
+    kind = kinds[nifti_version(head) == 2]
     try:
-        image = nibabel.load(path, mmap=False)
-    except OSError:
-        raise
-    except EOFError:
-        raise refused("truncated", "the NIfTI header ends early") from None
+        return kind(head[: kind.sizeof_hdr])
     except Exception as error:  # nibabel raises several kinds for a damaged header
-        raise refused("corrupt", "the NIfTI header cannot be parsed", error=type(error).__name__) from None
-    if not isinstance(image, nibabel.Nifti1Pair):
-        raise refused(
-            "missing_geometry", "Analyze files say neither orientation nor position; convert from the original scan"
-        )
-    return image
+        raise refused("corrupt", "the NIfTI header cannot be used", error=type(error).__name__) from None
 
 
 def _three_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -89,9 +87,8 @@ def _shape_fault(shape_xyz: tuple[int, ...]) -> Refusal | None:
     return None
 
 
-def _affine_fault(image: Any) -> Refusal | None:
+def _affine_fault(header: Any) -> Refusal | None:
     """Whether there is an affine; whether it is a regular grid is asked of every format in reader.py."""
-    header = image.header
     if not int(header["sform_code"]) and not int(header["qform_code"]):
         sentence = "sform and qform codes are both 0, so the file says neither orientation nor position"
         return refusal("missing_geometry", sentence)
@@ -110,28 +107,26 @@ def _qform(header: Any) -> Any:
         return None
 
 
-def _affine(image: Any) -> NDArray[np.float64]:
-    header = image.header
+def _affine(header: Any) -> NDArray[np.float64]:
     ras = header.get_sform() if int(header["sform_code"]) else _qform(header)
     scale = MM_PER_UNIT[header.get_xyzt_units()[0]]
     return geometry.ras_to_lps(np.diag([scale, scale, scale, 1.0]) @ np.asarray(ras, dtype=np.float64))
 
 
-def _forms_conflict(image: Any) -> bool:
+def _forms_conflict(header: Any) -> bool:
     """Whether both forms are set and put some corner of the volume at two places."""
-    header = image.header
     if not int(header["sform_code"]) or not int(header["qform_code"]):
         return False
     qform = _qform(header)
     if qform is None:
         return True
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]])).reshape(3, -1).T
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in header.get_data_shape()[:3]])).reshape(3, -1).T
     apart = geometry.apply_affine(header.get_sform(), corners) - geometry.apply_affine(qform, corners)
     return bool(np.linalg.norm(apart, axis=1).max() > CONFLICT_MM)
 
 
-def _type_fault(image: Any) -> Refusal | None:
-    dtype, code = image.header.get_data_dtype(), int(image.header["datatype"])
+def _type_fault(header: Any) -> Refusal | None:
+    dtype, code = header.get_data_dtype(), int(header["datatype"])
     if dtype.fields is not None:
         return refusal("color_image", "the voxels are colours", datatype=code)
     if dtype.kind not in "iuf":
@@ -139,19 +134,12 @@ def _type_fault(image: Any) -> Refusal | None:
     return None
 
 
-def _stored(image: Any) -> NDArray[Any]:
-    """Stored voxels, flat in the file's order. Raises Refused where the data end early or do not inflate, OSError."""
-    data = Path(image.file_map["image"].filename)
-    promised = image.dataobj.offset + math.prod(image.shape) * image.header.get_data_dtype().itemsize
-    check_promise(promised, data.stat().st_size, compressed=data.suffix.lower() in (".gz", ".bz2"))
+def _slope_and_intercept(header: Any) -> tuple[float, float]:
+    """scl_slope and scl_inter; a slope of 0 or NaN means that the values are not scaled (NIfTI-1 header)."""
+    from nibabel.spatialimages import HeaderDataError
+
     try:
-        return np.asarray(image.dataobj.get_unscaled()).reshape(-1, order="F")
-    except EOFError:
-        raise refused("truncated", "the compressed data end early") from None
-    except (zlib.error, gzip.BadGzipFile):
-        raise refused("corrupt", "the compressed data are damaged") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        # nibabel's error for too few bytes carries no errno
-        raise refused("truncated", "the file holds fewer voxels than its header promises") from None
+        slope, intercept = header.get_slope_inter()
+    except HeaderDataError:
+        raise refused("inconsistent_rescale", "scl_slope is set and scl_inter is no finite number") from None
+    return (1.0, 0.0) if slope is None else (float(slope), float(intercept))

@@ -80,14 +80,9 @@ def read_nrrd(path: Path) -> Volume:
     assert dtype is not None, "a fault is raised above"
     assert affine is not None, "a fault is raised above"
     data = data_file(path)
-    skip = _byte_skip(header)
-    voxels = rawdata.read_block(
-        data or path,
-        skip if data else header.data_offset + skip,
-        dtype,
-        (sizes[2], sizes[1], sizes[0]),
-        compressed=ENCODINGS[header.fields["encoding"].lower()],
-    )
+    compressed = ENCODINGS[header.fields["encoding"].lower()]
+    block = rawdata.Block(data or path, compressed, offset=0 if data else header.data_offset, skip=_byte_skip(header))
+    voxels = block.read(dtype, (sizes[2], sizes[1], sizes[0]))
     return Volume(voxels=voxels, ijk_to_lps_mm=affine)
 
 

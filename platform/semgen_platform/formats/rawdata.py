@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from semgen_platform.formats.refusing import refused
 DEFLATE_RATIO = 1032
 """No deflate stream grows by more, so that a larger promise is a lie found before memory is taken for it."""
 
-HEADER_LIMIT = 1 << 20  # bytes; a text header is a few hundred
+TRAILING_LIMIT = 1 << 20  # bytes behind the voxels that are inflated only to reach the checksum
+SHORT = "the file holds fewer voxels than its header promises"
+
+HEADER_LIMIT = 1 << 20  # bytes; a text header has a few hundred
 
 
 def data_path(header: Path, name: str) -> Path:
@@ -32,33 +36,52 @@ def data_path(header: Path, name: str) -> Path:
     return path
 
 
-def check_promise(expected_bytes: int, file_bytes: int, *, compressed: bool) -> None:
-    """Raise Refused if a file of this size cannot hold the voxels that its header promises."""
-    if expected_bytes > file_bytes * (DEFLATE_RATIO if compressed else 1):
-        sentence = "the file holds fewer voxels than its header promises"
-        raise refused("truncated", sentence, file_bytes=file_bytes, expected_bytes=expected_bytes)
-
-
-def read_block(
-    path: Path, offset: int, dtype: np.dtype[Any], shape_zyx: tuple[int, int, int], *, compressed: bool
-) -> NDArray[Any]:
-    """(z, y, x) voxels that begin at byte `offset` of a file; `compressed` for gzip or zlib. Raises Refused, OSError."""
-    expected = math.prod(shape_zyx) * dtype.itemsize
-    check_promise(expected, path.stat().st_size - offset, compressed=compressed)
+def is_gzip(path: Path) -> bool:
     with path.open("rb") as stream:
-        stream.seek(offset)
-        data = _inflate(stream.read(), expected) if compressed else stream.read(expected)
-    if len(data) < expected:
-        raise refused("truncated", "the voxel data end early", bytes=len(data), expected_bytes=expected)
-    return np.frombuffer(data, dtype=dtype).reshape(shape_zyx)
+        return stream.read(2) == b"\x1f\x8b"
 
 
-def _inflate(data: bytes, expected: int) -> bytes:
-    inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, told apart by its header
+@dataclass(frozen=True)
+class Block:
+    """Where voxels lie: behind `offset` bytes of the file, and `skip` more of what these hold when inflated."""
+
+    path: Path
+    compressed: bool
+    offset: int = 0
+    skip: int = 0
+
+    def read(self, dtype: np.dtype[Any], shape_zyx: tuple[int, int, int]) -> NDArray[Any]:
+        """(z, y, x) voxels. Raises Refused where they end early or their checksum is wrong, OSError."""
+        expected = self.skip + math.prod(shape_zyx) * dtype.itemsize
+        self._check_promise(expected)
+        with self.path.open("rb") as stream:
+            stream.seek(self.offset)
+            data = _inflated(stream.read(), expected) if self.compressed else stream.read(expected)
+        if len(data) < expected:
+            raise refused("truncated", SHORT, bytes=len(data), expected_bytes=expected)
+        return np.frombuffer(data, dtype=dtype, offset=self.skip).reshape(shape_zyx)
+
+    def _check_promise(self, expected: int) -> None:
+        """Refuse what a file of this size cannot hold, before memory is taken for it."""
+        stored = self.path.stat().st_size - self.offset
+        if expected > stored * (DEFLATE_RATIO if self.compressed else 1):
+            raise refused("truncated", SHORT, bytes=stored, expected_bytes=expected)
+
+
+def _inflated(data: bytes, expected: int) -> bytes:
+    """The first `expected` bytes of one gzip or zlib stream (or several gzip members), its checksums verified."""
+    out, rest = b"", data
     try:
-        out = inflater.decompress(data, expected)
+        while rest and len(out) < expected:
+            inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, told apart by its header
+            part = inflater.decompress(rest, expected - len(out))
+            beyond = inflater.decompress(inflater.unconsumed_tail, TRAILING_LIMIT)  # to the checksum
+            out, rest = (out + part if out else part), inflater.unused_data
+            if not inflater.eof:
+                reason = "truncated" if len(beyond) < TRAILING_LIMIT else "corrupt"
+                raise refused(reason, "the compressed data do not end where the header's voxels end")
     except zlib.error:
-        raise refused("corrupt", "the compressed voxel data are damaged") from None
+        raise refused("corrupt", "the compressed data are damaged") from None
     return out
 
 

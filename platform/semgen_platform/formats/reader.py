@@ -44,11 +44,11 @@ def read_source(source: Source, *, min_slices: int = MIN_SLICES) -> Volume | Ref
 
 
 def _read(source: Source, min_slices: int) -> Volume:
-    path = Path(source.files[0])
+    path, *data_files = map(Path, source.files)
     if source.kind == "dicom":
         return read_series(source.files, min_slices=min_slices)
     if source.kind == "nifti":
-        return read_nifti(path)
+        return read_nifti(path, *data_files)
     if source.kind == "nrrd":
         return read_nrrd(path)
     assert source.kind == "metaimage", f"a source of kind {source.kind} has a refusal"

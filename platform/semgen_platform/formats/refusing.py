@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from semgen_platform.volume import REASONS, Refusal
 
-LOUD_LOGGERS = ("pydicom", "nibabel.global")
-"""Their messages quote header values, which may identify a patient."""
+LOUD_LOGGERS = ("pydicom", "nibabel.global", "openjpeg")
+"""Their messages, and those of loggers below them, quote header values, which may identify a patient, or just chat."""
 
 
 class Refused(Exception):
@@ -43,14 +43,21 @@ def combined(refusals: Sequence[Refusal]) -> Refusal:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep warnings and log lines of the decoding libraries off stderr; what matters becomes a Refusal or a flag."""
-    loggers = [logging.getLogger(name) for name in LOUD_LOGGERS]
-    before = [logger.disabled for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as loggers:
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.disabled = True
-        try:
-            yield
-        finally:
-            for logger, disabled in zip(loggers, before, strict=True):
-                logger.disabled = disabled
+        for name in LOUD_LOGGERS:
+            loggers.enter_context(_silenced(logging.getLogger(name)))
+        yield
+
+
+@contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    before = logger.disabled, logger.propagate
+    nowhere = logging.NullHandler()  # else records of loggers below it would reach the handler of last resort
+    logger.addHandler(nowhere)
+    logger.disabled, logger.propagate = True, False
+    try:
+        yield
+    finally:
+        logger.disabled, logger.propagate = before
+        logger.removeHandler(nowhere)

@@ -30,6 +30,8 @@ KINDS: dict[Content, Kind] = {
     "metaimage": "metaimage",
 }
 
+UNPLACED = "Analyze files say neither orientation nor position; convert from the original scan"
+
 
 def list_sources(root: Path) -> Iterator[Source]:
     """Every source below a folder (any nesting), or the one that a file is.
@@ -115,7 +117,8 @@ def _volume_file(file: Path, found: Content, head: bytes, source: Source) -> Sou
         if data_file is None:
             return replace(source, slices=slices)
         files, validators = (str(file), str(data_file)), (*source.validators, _validator(data_file))
-        return replace(source, slices=slices, files=files, validators=validators)
+        unplaced = refusal("missing_geometry", UNPLACED) if found == "analyze" else None
+        return replace(source, slices=slices, files=files, validators=validators, refusal=unplaced)
     except Refused as no:
         return replace(source, refusal=no.refusal)
     except OSError as error:
