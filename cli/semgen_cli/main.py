@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMAND_MODULES: tuple[str, ...] = ("lake", "ingest",)
+COMMAND_MODULES: tuple[str, ...] = ("phantom", "lake", "ingest")
 """Modules of semgen_cli, each with `register(app)`, in the order of --help. They import nothing heavy at their top."""
 
 for _module in COMMAND_MODULES:

@@ -16,8 +16,8 @@ from pydantic import Field as Setting
 
 from semgen_platform.config import Config
 from semgen_platform.ids import uniform_stream
-from semgen_platform.phantom.abdomen import fill_stomach, paint_bowel
 from semgen_platform.phantom.anatomy import canonical_body
+from semgen_platform.phantom.bowel import fill_stomach, paint_bowel
 from semgen_platform.phantom.canvas import Canvas, ellipsoid
 from semgen_platform.phantom.fields import Field
 from semgen_platform.phantom.labels import LABELS, SIDES, labels_like

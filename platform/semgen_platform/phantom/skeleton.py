@@ -11,8 +11,8 @@ from semgen_platform.phantom.canvas import Box, Canvas, Field, curve, ellipsoid,
 from semgen_platform.phantom.labels import LABELS, LUMBAR, SIDES, THORACIC
 from semgen_platform.phantom.trunk import CAGE, WALL
 
-CORTEX_HU, MARROW_HU, CARTILAGE_HU, DISC_HU = 850.0, 210.0, 110.0, 85.0
-CORTEX_MM = 1.4
+CORTEX_HU, MARROW_HU, CARTILAGE_HU, DISC_HU = 800.0, 150.0, 115.0, 82.0
+CORTEX_MM = 1.2
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ RIB_END_DEG = (138, 148, 151, 150, 147, 142, 136, 128, 120, 111, 94, 64)
 def paint_bone(
     canvas: Canvas, box: Box, distance: Field, label: str, marrow_hu: float = MARROW_HU, cortex_hu: float = CORTEX_HU
 ) -> None:
-    """A cortex of about 1.4 mm round cancellous bone."""
+    """A cortex of about 1.2 mm round cancellous bone."""
     canvas.paint(box, distance, LABELS[label], cortex_hu)
     canvas.paint(box, distance + np.float32(CORTEX_MM), LABELS[label], marrow_hu, 0.05)
 
@@ -114,7 +114,8 @@ def _paint_vertebra(canvas: Canvas, v: Vertebra) -> None:
     )
     bone = smooth_max(column, height - np.float32((v.pitch - v.disc) / 2), 4)
     label = _label_of(v)
-    paint_bone(canvas, box, bone, label, cortex_hu=600)
+    sac = 9.5 - np.sqrt(box.x**2 + (box.y - centre_y - np.float32(v.half_depth + 7.5)) ** 2)
+    paint_bone(canvas, box, smooth_max(bone, sac, 3), label, cortex_hu=480)
     for points, radii, taller in _processes(v):
         part, distance = canvas.tube(*curve(points, radii), taller_mm=taller)
         paint_bone(canvas, part, distance, label)
@@ -186,7 +187,7 @@ def _ring_point(angle_deg: float, z: float, sign: float) -> tuple[float, float, 
     half, front, back = (float(v) for v in CAGE.at(np.array(z)))
     angle = np.radians(angle_deg)
     s, c = np.sin(angle), np.cos(angle)
-    power = 2 / 2.25
+    power = 2 / CAGE.power
     x = half * np.abs(s) ** power
     y = (front + back) / 2 + (back - front) / 2 * np.sign(c) * np.abs(c) ** power
     return sign * x, float(y), z
@@ -209,10 +210,10 @@ def rib_points(number: int, side: str) -> list[tuple[float, float, float]]:
 
 def _paint_rib(canvas: Canvas, number: int, side: str) -> None:
     taller = 2.2 if number > 1 else 0.8
-    points, radii = curve(rib_points(number, side), 3.7)
+    points, radii = curve(rib_points(number, side), 3.9)
     radii[-6:] *= 1.1
     box, distance = canvas.tube(points, radii, taller_mm=taller)
-    paint_bone(canvas, box, distance, f"rib_{number}_{side}", 190.0, 950.0)
+    paint_bone(canvas, box, distance, f"rib_{number}_{side}", 110.0, 850.0)
 
 
 def _paint_sternum(canvas: Canvas) -> None:
@@ -267,15 +268,15 @@ def _paint_scapula(canvas: Canvas, side: str, sign: float) -> None:
     """A thin curved blade behind the cage with thicker borders, its spine and the neck towards the joint."""
     box = canvas.box((min(sign * 55, sign * 165), 0, 315), (max(sign * 55, sign * 165), 110, 470))
     x = sign * box.x
-    sheet = np.abs(box.y - (103 - 0.0042 * np.maximum(x - 50, 0) ** 2)) - np.float32(1.6)
+    sheet = np.abs(box.y - (100 - 0.0042 * np.maximum(x - 50, 0) ** 2)) - np.float32(1.6)
     medial = 68 + 0.05 * (455 - box.z)
     lateral = 84 + 62 * np.clip((box.z - 318) / 125, 0, 1)
     blade = smooth_max(sheet, smooth_max(medial - x, x - lateral, 2), 2)
     blade = smooth_max(blade, np.abs(box.z - np.float32(388)) - np.float32(70), 3)
     paint_bone(canvas, box, np.asarray(blade, np.float32), f"scapula_{side}", 400.0, 800.0)
-    spine = [(sign * 72, 99, 430), (sign * 110, 97, 442), (sign * 150, 72, 460), (sign * 176, 40, 482)]
+    spine = [(sign * 72, 97, 430), (sign * 110, 95, 442), (sign * 150, 72, 460), (sign * 176, 40, 482)]
     neck = [(sign * 132, 70, 444), (sign * 142, 44, 450), (sign * 146, 26, 454)]
-    border = [(sign * 88, 96, 322), (sign * 110, 88, 370), (sign * 132, 70, 420), (sign * 143, 52, 444)]
+    border = [(sign * 88, 95, 322), (sign * 110, 86, 370), (sign * 132, 70, 420), (sign * 143, 52, 444)]
     for points, radii in ((spine, [3, 4, 5, 6]), (neck, [6, 9, 13]), (border, [4.5, 4, 4.5, 7])):
         part, distance = canvas.tube(*curve(points, radii))
         paint_bone(canvas, part, distance, f"scapula_{side}")

@@ -32,7 +32,7 @@ _LOBAR: dict[str, list[list[Point]]] = {
         [(-20, 15, 374), (-42, 8, 378), (-56, 0, 392), (-62, -6, 412)],
         [(-54, 0, 391), (-68, -18, 396)],
         [(-46, 10, 384), (-62, 28, 400)],
-        [(-42, 14, 346), (-50, -10, 336), (-60, -36, 326)],
+        [(-44, 14, 348), (-62, -4, 344), (-76, -34, 338)],
         [(-44, 16, 340), (-58, 44, 346)],
         [(-50, 20, 322), (-62, 0, 298)],
     ],
@@ -90,7 +90,7 @@ def mediastinum(canvas: Canvas, box: Box) -> Field:
     """Distance to all that lies between the lungs: heart, great vessels, spine, and the space behind the sternum."""
     half, shift = _middle_space(box)
     space = np.abs(box.x - shift) - half
-    column = np.sqrt(box.x**2 + (box.y - SPINE_Y(box.z)[..., 0].astype(np.float32) - 4) ** 2) - np.float32(23)
+    column = np.sqrt(box.x**2 + (box.y - SPINE_Y(box.z)[..., 0].astype(np.float32) - 3) ** 2) - np.float32(19)
     distance = smooth_min(smooth_min(space, column, 12), heart_hull(box), 14)
     for points, radii in ((aorta_descending(180), 16.0), (curve(_AORTA_UP + _AORTA_ARCH[1:])[0], 20.0)):
         part, tube = canvas.tube(points, radii)
@@ -105,8 +105,8 @@ def _middle_space(box: Box) -> tuple[Field, Field]:
     """Half width and side shift of the space between the lungs at each (z, y): wide at the vessels, thin before and behind."""
     widths = profile((545, 40), (470, 34), (440, 30), (415, 29), (392, 26), (360, 20), (330, 12), (290, 9), (200, 8))
     half = widths(np.clip(box.z, 200, 545))[..., 0].astype(np.float32)
-    front = np.clip((box.y + 60) / 26, 0, 1)
-    back = np.clip((58 - box.y) / 30, 0.3, 1)
+    front = 1 / (1 + np.exp(-(box.y + 46) / 6))
+    back = 0.35 + 0.65 / (1 + np.exp((box.y - 40) / 7))
     return np.asarray(4 + (half - 4) * front * back, np.float32), np.asarray(
         4 * np.clip((400 - box.z) / 60, 0, 1), np.float32
     )
@@ -162,13 +162,13 @@ _HILA: dict[str, list[tuple[Point, Point]]] = {
 def _paint_lung_vessels(canvas: Canvas, box: Box, lungs: Field, side: str, rng: np.random.Generator) -> None:
     half = (box.x < 0) if side == "right" else (box.x > 0)
     place = np.where(half, lungs + np.float32(3.5), np.float32(9))
-    targets = scatter_inside(place, box, 620, 7.0, rng)
+    targets = scatter_inside(place, box, 900, 6.0, rng)
     up, down, vein = _HILA[side]
     share = rng.random(len(targets)) < 0.42
     high = targets[:, 2] > 365 - 0.3 * (targets[:, 1])
     groups = ((up, targets[~share & high]), (down, targets[~share & ~high]), (vein, targets[share]))
     for (root, heading), group in groups:
-        points, radii = grow_tree(root, heading, group, tip_radius_mm=0.62, root_radius_mm=7.0)
+        points, radii = grow_tree(root, heading, group, tip_radius_mm=0.6, root_radius_mm=7.5)
         part, distance = canvas.tube(points, radii)
         canvas.paint(part, distance, LABELS[f"lung_vessels_{side}"], BLOOD_HU, 0.9)
 

@@ -1,7 +1,7 @@
 """Branching vessels: a tree from a root to many targets, its radii, and points along it to paint.
 
 Each target joins the tree at the node that costs least in length and bend, nearest targets first, which gives trunks
-that divide. A vessel's radius grows with the number of tips it feeds (Murray's law with an exponent near 2.4).
+that divide. A vessel's radius grows with the number of tips it feeds (Murray's law with an exponent near 2.2).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP_MM = 6.0
-RADIUS_EXPONENT = 0.42
+RADIUS_EXPONENT = 0.46
 
 
 def grow_tree(

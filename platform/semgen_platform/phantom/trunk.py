@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from semgen_platform.phantom.canvas import Box, Canvas, Field, profile, smooth_max
+from semgen_platform.phantom.canvas import Box, Canvas, Field, ellipsoid, profile, smooth_max
 from semgen_platform.phantom.fields import smooth_noise
 from semgen_platform.phantom.labels import LABELS
 
@@ -24,7 +24,7 @@ class Section:
     """A closed outline that changes with the level: a superellipse of half width, front and back (y, mm)."""
 
     def __init__(self, power: float, *knots: tuple[float, float, float, float]) -> None:
-        self._power = power
+        self.power = power
         self._profile = profile(*knots)
         self._range = min(k[0] for k in knots), max(k[0] for k in knots)
 
@@ -39,7 +39,7 @@ class Section:
         middle, depth = (front + back) / 2, (back - front) / 2
         across = np.abs(x) / half
         along = np.abs(y - middle) / depth
-        power = np.float32(self._power)
+        power = np.float32(self.power)
         reach = np.maximum((across**power + along**power) ** (1 / power), np.float32(0.05))
         return np.asarray(np.sqrt(x**2 + (y - middle) ** 2) * (1 - 1 / reach), np.float32)
 
@@ -47,30 +47,33 @@ class Section:
         """The point of the front half at (x, z), moved `inset_mm` into the body."""
         half, front, back = (float(v) for v in self.at(np.array(z)))
         middle, depth = (front + back) / 2, (back - front) / 2
-        rise = max(0.0, 1 - (abs(x) / half) ** self._power) ** (1 / self._power)
+        rise = max(0.0, 1 - (abs(x) / half) ** self.power) ** (1 / self.power)
         return x, middle - (depth - inset_mm) * rise, z
 
 
 WALL = Section(
-    2.5,
-    (-130, 168, -62, 98), (-60, 165, -70, 98), (0, 152, -76, 92), (70, 138, -80, 88), (150, 141, -86, 90), (230, 147, -96, 92),
-    (300, 153, -104, 96), (350, 158, -106, 99), (390, 168, -100, 99), (420, 182, -86, 98), (445, 190, -68, 97), (468, 184, -50, 94),
-    (484, 140, -40, 88), (500, 84, -40, 76), (515, 64, -44, 68), (540, 59, -46, 64),
+    2.38,
+    (-130, 168, -68, 98), (-60, 164, -78, 98), (0, 151, -86, 93), (70, 137, -90, 90), (150, 139, -96, 93),
+    (230, 147, -103, 96), (300, 152, -107, 102), (350, 157, -108, 107), (390, 168, -101, 110), (420, 182, -87, 109),
+    (445, 190, -68, 106), (468, 184, -50, 101), (484, 140, -42, 94), (500, 84, -42, 78), (515, 64, -46, 70),
+    (540, 59, -48, 66),
 )  # fmt: skip
 """Outer surface of the muscles; subcutaneous fat and skin lie on it with each patient's own thickness."""
 
 CAGE = Section(
-    2.25,
-    (160, 128, -80, 74), (200, 133, -87, 79), (240, 137, -92, 83), (280, 139, -94, 87), (320, 136, -93, 89), (360, 128, -86, 89),
-    (400, 114, -74, 87), (430, 96, -60, 82), (450, 76, -44, 76), (465, 58, -28, 68), (482, 38, -14, 56),
+    2.4,
+    (160, 129, -86, 76), (200, 133, -92, 81), (240, 136, -96, 85), (280, 138, -97, 90), (320, 136, -95, 92),
+    (360, 129, -87, 92), (400, 115, -74, 90), (430, 97, -60, 84), (450, 77, -44, 77), (465, 58, -28, 68),
+    (482, 38, -14, 56),
 )  # fmt: skip
 """Middle line of the ribs at each level."""
 
 CAVITY = Section(
-    2.25,
-    (-130, 95, -45, 62), (-60, 112, -56, 66), (0, 126, -64, 58), (70, 122, -68, 56), (130, 123, -72, 62), (160, 121, -75, 66),
-    (200, 126, -81, 72), (240, 130, -86, 76), (280, 132, -88, 80), (320, 129, -87, 82), (360, 121, -80, 82), (400, 107, -67, 80),
-    (430, 89, -53, 75), (450, 69, -37, 69), (465, 50, -22, 60), (480, 24, -12, 44), (540, 14, -8, 22),
+    2.4,
+    (-130, 95, -50, 62), (-60, 112, -63, 66), (0, 126, -73, 58), (70, 121, -78, 56), (130, 122, -82, 62),
+    (160, 121, -84, 67), (200, 126, -87, 74), (240, 129, -91, 79), (280, 132, -92, 84), (320, 130, -89, 87),
+    (360, 123, -81, 87), (400, 109, -68, 84), (430, 91, -54, 78), (450, 71, -38, 71), (465, 51, -22, 61),
+    (480, 24, -12, 44), (540, 14, -8, 22),
 )  # fmt: skip
 """Inner surface of ribs and abdominal muscles."""
 
@@ -102,23 +105,48 @@ def paint_wall(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.paint(box, np.full((1, 1, 1), -10, np.float32), _fat_labels(box), FAT_HU)
     wall = WALL.distance(box.x, box.y, box.z)
     canvas.paint(box, wall, _muscle_labels(box), MUSCLE_HU, 0.12)
-    _paint_planes(canvas, box, wall, rng)
     cavity = CAVITY.distance(box.x, box.y, box.z)
+    _paint_planes(canvas, box, wall, cavity, rng)
+    _paint_armpits(canvas)
     fat = np.where(box.z > diaphragm_mm(box.x, box.y), LABELS["fat_mediastinal"], LABELS["fat_peritoneal"])
-    neck = box.z > 482
-    canvas.paint(box, np.where(neck, np.float32(9), cavity), fat.astype(np.uint8), FAT_HU + 5)
+    below_neck = smooth_max(cavity, (box.z - 472) * np.float32(0.6) + np.abs(box.x) * np.float32(0.15), 16)
+    canvas.paint(box, below_neck, fat.astype(np.uint8), FAT_HU + 5)
+    _paint_neck_fat(canvas)
 
 
-def _paint_planes(canvas: Canvas, box: Box, wall: Field, rng: np.random.Generator) -> None:
-    """Fat between muscle layers: a sheet half way between ribs and surface, and wandering septa where the wall is thick."""
-    outside = CAGE.distance(box.x, box.y, box.z)
-    thick = outside - wall
-    chest = (box.z > 205) & (box.z < 480)
-    sheet = np.abs(outside - np.float32(0.5) * thick) - np.float32(0.9)
-    septa = smooth_noise(box.shape, 16 / canvas.step_mm, rng)
-    sheet = np.where(chest & (np.abs(box.x) > 40) & (thick > 9), sheet + np.abs(septa), np.float32(9))
-    wander = np.where(wall < -4, np.abs(septa) * np.float32(9) - np.float32(0.7), np.float32(9))
-    canvas.paint(box, np.minimum(sheet, wander), canvas.labels[box.window].copy(), FAT_HU + 20)
+def _paint_planes(canvas: Canvas, box: Box, wall: Field, cavity: Field, rng: np.random.Generator) -> None:
+    """Fat between muscle layers, on the ribs, beside the spinous processes, and as short septa within muscles."""
+    none = np.float32(9)
+    wave = smooth_noise(box.shape, 18 / canvas.step_mm, rng)
+    thick = np.maximum(cavity - wall, 1)
+    depth = cavity / thick + np.float32(0.05) * wave
+    sides = np.abs(box.x) > np.where(box.y < 0, np.float32(64), np.float32(70))
+    layers = np.minimum(np.abs(depth - 0.42), np.abs(depth - 0.70)) * thick - np.float32(0.35)
+    layers = np.where(sides & (thick > 11) & (box.z < 484), layers, none)
+    ribs = np.abs(CAGE.distance(box.x, box.y, box.z) - np.float32(5.5)) - np.float32(0.5) + np.float32(0.6) * wave
+    ribs = np.where((box.z > 195) & (box.z < 478) & (np.abs(box.x) > 34), ribs, none)
+    back = np.abs(np.abs(box.x) - np.float32(27) - np.float32(0.25) * (box.y - 60) + 3 * wave) - np.float32(0.3)
+    back = np.where((box.y > 48) & (box.z < 460) & (cavity > 6), back, none)
+    segment = smooth_noise(box.shape, 24 / canvas.step_mm, rng) > 0.4
+    septa = np.where(segment & (wall < -4), np.abs(wave) * np.float32(8) - np.float32(0.3), none)
+    planes = np.minimum(np.minimum(layers, ribs), np.minimum(back, septa))
+    canvas.paint(box, planes, canvas.labels[box.window].copy(), FAT_HU + 20)
+
+
+def _paint_armpits(canvas: Canvas) -> None:
+    for sign, side in ((-1.0, "right"), (1.0, "left")):
+        box = canvas.box((sign * 130 - 40, -45, 350), (sign * 130 + 40, 55, 470))
+        lean = np.array([[1, 0, -sign * 0.25], [0, 1, 0], [sign * 0.25, 0, 1]])
+        pad = ellipsoid(box, (sign * 133, 2, 410), (15, 27, 46), lean) + 3 * np.sin(box.y / 6) * np.sin(box.z / 9)
+        canvas.paint(box, np.asarray(pad, np.float32), LABELS[f"muscle_shoulder_{side}"], FAT_HU)
+
+
+def _paint_neck_fat(canvas: Canvas) -> None:
+    """The hollow above each collar bone."""
+    for sign in (-1.0, 1.0):
+        box = canvas.box((sign * 54 - 40, -60, 455), (sign * 54 + 40, 30, 515))
+        pad = ellipsoid(box, (sign * 54, -20, 482), (20, 15, 18)) + 3 * np.sin(box.x / 5) * np.sin(box.y / 6)
+        canvas.paint(box, np.asarray(pad, np.float32), LABELS["neck"], FAT_HU)
 
 
 def _fat_labels(box: Box) -> Field:
