@@ -26,7 +26,8 @@ from semgen_platform import ids
 from semgen_platform.config import Config
 from semgen_platform.errors import Busy, ConfigError, Incomplete, WrongKey
 from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
-from semgen_platform.formats.sniff import Source, list_sources
+from semgen_platform.formats.sniff import list_sources
+from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
 from semgen_platform.lake.pending import commit_pending, write_pending
@@ -178,39 +179,38 @@ def _items(
                     continue  # one folder given twice, or below another
                 seen.add(source_id)
                 row = manifest.of(source.files)
-                patient = (row.patient_id,) if row and row.patient_id else source.patient
-                known = patient is not None
-                parts = (
-                    tuple(patient) if patient is not None else ("unknown", _patient_from(config.patient_from, source))
-                )
+                patient = (row.patient_id, "") if row and row.patient_id else source.patient
                 yield Item(
                     source=replace(source, patient=None, study_uid=None, series_uid=None, name_parts=()),
                     source_id=source_id,
                     state=source_state(source.state(), CONVERTER_VERSION, reading_options(config)),
-                    patient_id=pseudonyms.patient(parts),
+                    patient_id=pseudonyms.patient(patient)
+                    if patient is not None
+                    else pseudonyms.unknown_patient(config.collection, _patient_from(config.patient_from, source)),
                     study_id=pseudonyms.study(source.study_uid) if source.study_uid else "",
                     series_id=pseudonyms.series(source.series_uid) if source.series_uid else "",
-                    patient_known=known,
+                    patient_known=patient is not None,
                     labels=dict(row.labels) if row else {},
                 )
 
 
-def _patient_from(rule: str, source: Source) -> str:
-    """The name that stands for the patient of a source without one. Raises ConfigError for a bad rule."""
-    path = source.name_parts[-1] if source.name_parts[0] == "path" else source.files[0]
+def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
+    """What stands for the patient of a source that names none. Raises ConfigError for a bad rule."""
     if rule == "file":
-        return path
+        return source.name_parts
+    path = source.name_parts[1] if source.name_parts[0] == "path" else source.files[0]
     if rule == "folder":
-        return str(Path(path).parent)
+        return (str(Path(path).parent),)
     try:
-        match = re.search(rule, path)
+        pattern = re.compile(rule)
     except re.error as error:
         raise ConfigError(
-            f"--patient-from {rule} is no regular expression ({error}); give file, folder or one group"
+            f"--patient-from {rule} is no regular expression ({error}); give file, folder or one"
         ) from None
-    if re.compile(rule).groups != 1:
-        raise ConfigError(f"--patient-from {rule} has {re.compile(rule).groups} groups; give exactly one")
-    return match.group(1) if match else path
+    if pattern.groups != 1:
+        raise ConfigError(f"--patient-from {rule} has {pattern.groups} groups; give exactly one")
+    match = pattern.search(path)
+    return (match.group(1),) if match else source.name_parts
 
 
 def reading_options(config: IngestConfig) -> dict[str, Any]:

@@ -186,6 +186,13 @@ def test_the_real_scans_are_all_counted_and_none_twice(lake: Lake) -> None:
     assert (second.already, second.rejected) == (first.ingested, first.rejected)
 
 
+def wait_for_volumes(lake: Lake, number: int) -> None:
+    """Until so many volumes are finished, a minute at most."""
+    deadline = time.monotonic() + 60
+    while len(list(lake.root.glob("volumes/*/*/*/complete.json"))) < number and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_a_killed_ingest_is_completed_by_the_same_command_to_the_same_rows(tmp_path: Path) -> None:
     archive, key = tmp_path / "archive", tmp_path / "key"
@@ -210,9 +217,7 @@ def test_a_killed_ingest_is_completed_by_the_same_command_to_the_same_rows(tmp_p
             process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
             )
-            deadline = time.monotonic() + 60
-            while len(list(lake.root.glob("volumes/*/*/*/complete.json"))) < 6 * (kill + 1) and time.monotonic() < deadline:
-                time.sleep(0.02)
+            wait_for_volumes(lake, 6 * (kill + 1))
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             assert len(open_lake(lake.uri).table("scans")) < 24, "killed too late to prove anything"
