@@ -35,7 +35,7 @@ def ct_hu(shape_zyx: tuple[int, int, int] = (20, 36, 40), seed: int = 0) -> NDAr
 
 @dataclass
 class Series:
-    """A CT series to be written: HU by slice, and how its headers say it. `edit` changes the dataset of slice n last."""
+    """A CT series to be written: HU by slice, and how headers say it. `edit` changes the dataset of slice n last."""
 
     hu_ZYX: NDArray[Any] = field(default_factory=ct_hu)
     spacing_zyx_mm: tuple[float, float, float] = (2.5, 0.8, 0.7)

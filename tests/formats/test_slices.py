@@ -46,7 +46,7 @@ def test_slices_are_ordered_by_position_whatever_order_they_come_in() -> None:
 
 
 def test_the_affine_says_column_spacing_along_x_row_spacing_along_y_and_the_step_along_z() -> None:
-    expected = [[0.7, 0, 0, -20], [0, 0.8, 0, 10], [0, 0, 2.5, 100], [0, 0, 0, 1]]
+    expected = np.array([[0.7, 0, 0, -20], [0, 0.8, 0, 10], [0, 0, 2.5, 100], [0, 0, 0, 1]])
     assert np.allclose(grid_of(regular_grid(planes(even(20)))).ijk_to_lps_mm, expected)
 
 
@@ -139,7 +139,7 @@ def test_a_slice_turned_against_the_others_is_inconsistent_orientation_and_nothi
 def test_a_slice_of_another_shape_or_pixel_spacing_is_inconsistent_shape() -> None:
     for change in ({"shape_yx": (18, 25)}, {"pixel_spacing_mm": (0.8, 0.9)}):
         given = planes(even(20))
-        given[3] = replace(given[3], **change)  # type: ignore[arg-type]
+        given[3] = replace(given[3], **change)
         assert "inconsistent_shape" in refusals_of(regular_grid(given))
 
 
