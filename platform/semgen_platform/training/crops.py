@@ -58,4 +58,9 @@ class BatchMaker:
         keys: list[Key] = [(self.seed, split, epoch, int(index)) for index in indices]
         perturbed = perturb(target, keys, self.perturbation)
         labels = torch.from_numpy(crops.labels[indices]).to(self.device)
-        return Batch(perturbed[:, None], target[:, None], labels)
+        return Batch(_channels_last(perturbed), _channels_last(target), labels)
+
+
+def _channels_last(crops_NZYX: Tensor) -> Tensor:
+    """(N, 1, z, y, x) in the memory order of the network's weights."""
+    return crops_NZYX[:, None].contiguous(memory_format=torch.channels_last_3d)
