@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from semgen_platform.reports.html import (
+    Interval,
     Markup,
     Section,
     details,
     figure,
+    interval_chart,
     line_chart,
     montage,
     nice_ticks,
@@ -147,3 +149,16 @@ def test_a_value_that_is_not_finite_leaves_a_gap_and_a_lone_value_is_a_dot() -> 
 
 def test_blocks_stand_beside_each_other() -> None:
     assert side_by_side([Markup("<b>1</b>"), Markup("<b>2</b>")]) == '<div class="beside"><b>1</b><b>2</b></div>'
+
+
+def test_an_interval_is_a_dot_inside_its_bar_on_an_axis_from_zero() -> None:
+    chart = interval_chart([Interval("a & b", 0.5, 0.25, 1.0)], "t", "score")
+    found = re.search(r'x1="([\d.]+)" x2="([\d.]+)" y1="15".*cx="([\d.]+)"', chart)
+    assert found is not None
+    low, high, value = map(float, found.groups())
+    left, right = 720 * 0.32, 650.0
+    assert (low, high, value) == pytest.approx(
+        (left + 0.25 * (right - left), right, left + 0.5 * (right - left)), abs=0.1
+    )
+    assert "a &amp; b" in chart
+    assert "0.500" in chart

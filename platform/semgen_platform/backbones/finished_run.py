@@ -23,6 +23,7 @@ from semgen_platform.errors import Damage, InputError, NotFound
 from semgen_platform.lake.lake import Lake
 
 WEIGHTS, RECORD = "weights.safetensors", "run.json"
+LATEST = "latest"
 HEAD = "clc_out."
 
 
@@ -37,11 +38,11 @@ class FinishedRun:
 
 
 def read_finished_run(lake: Lake, run_id: str) -> FinishedRun:
-    """The newest finished attempt of a pretraining run.
+    """The newest finished attempt of a pretraining run, or of the newest such run for `latest`.
 
     Raises NotFound if the lake has none, Damage if its files are missing or differ from their digests.
     """
-    attempt = _finished_attempt(lake, run_id)
+    run_id, attempt = _finished_attempt(lake, run_id)
     folder = lake.artefact_dir("runs", run_id, attempt)
     record = _read_record(folder, run_id)
     for name, digest in record["files"].items():
@@ -63,14 +64,15 @@ def read_finished_run(lake: Lake, run_id: str) -> FinishedRun:
         ) from error
 
 
-def _finished_attempt(lake: Lake, run_id: str) -> str:
+def _finished_attempt(lake: Lake, run_id: str) -> tuple[str, str]:
     rows = lake.table("runs", columns=["run_id", "attempt", "kind", "state", "created_at"]).to_pylist()
     done = [row for row in rows if row["kind"] == "pretrain" and row["state"] == "done"]
-    mine = [row for row in done if row["run_id"] == run_id]
+    mine = [row for row in done if run_id in (LATEST, row["run_id"])]
     if not mine:
         known = ", ".join(sorted({row["run_id"] for row in done})) or "none"
         raise NotFound(f"lake {lake.uri} has no finished pretraining run {run_id}; there are {known}")
-    return str(max(mine, key=lambda row: row["created_at"])["attempt"])
+    newest = max(mine, key=lambda row: (row["created_at"], row["run_id"]))
+    return newest["run_id"], newest["attempt"]
 
 
 def _read_record(folder: Path, run_id: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Draft:
 
 
 def publish(lake: Lake, run_id: str, name: str) -> BackboneConfig:
-    """Publish the finished pretraining run under a name; the same run under the same name is the same version.
+    """Publish a finished pretraining run (or `latest`) under a name; the same run and name are the same version.
 
     Raises NotFound if there is no such finished run, ConfigError for a name that cannot be one, Damage if the run's
     files differ from their digests.

@@ -211,6 +211,44 @@ def _share(value: float, span: Point) -> float:
     return 0.5 if high <= low else (value - low) / (high - low)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """One row of an interval chart: a value and the range that it lies in."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def interval_chart(rows: Sequence[Interval], title: str, x_label: str) -> Markup:
+    """A dot and a bar for each row on a common axis from zero, the value written behind it."""
+    ticks = nice_ticks(0.0, max([row.high for row in rows], default=1.0))
+    left, right, height = CHART_WIDTH * 0.32, CHART_WIDTH - 70.0, 30 * len(rows) + MARGIN_BOTTOM
+    bottom = height - MARGIN_BOTTOM
+
+    def x(value: float) -> float:
+        return left + _share(value, (ticks[0], ticks[-1])) * (right - left)
+
+    grid = "".join(
+        f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{bottom}"/>'
+        f'<text class="middle" x="{x(t):.1f}" y="{bottom + 17}">{t:.4g}</text>'
+        for t in ticks
+    )
+    marks = "".join(
+        f'<text class="end label" x="{left - 14}" y="{30 * n + 19}">{escape(row.name)}</text>'
+        f'<line class="range c0" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{30 * n + 15}" y2="{30 * n + 15}"/>'
+        f'<circle class="c0" r="5" cx="{x(row.value):.1f}" cy="{30 * n + 15}"/>'
+        f'<text x="{x(row.high) + 12:.1f}" y="{30 * n + 19}">{row.value:.3f}</text>'
+        for n, row in enumerate(rows)
+    )
+    return Markup(
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b></figcaption>'
+        f'<svg viewBox="0 0 {CHART_WIDTH} {height}" role="img" aria-label="{escape(title)}">{grid}{marks}'
+        f'<text class="label middle" x="{(left + right) / 2}" y="{height - 8}">{escape(x_label)}</text></svg></figure>'
+    )
+
+
 def nice_ticks(low: float, high: float) -> list[float]:
     """Round values (steps of 1, 2 or 5 times a power of ten) from at or below `low` to at or above `high`."""
     if high <= low:
