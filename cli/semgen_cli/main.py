@@ -23,7 +23,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-COMMAND_MODULES: tuple[str, ...] = ("phantom", "lake", "ingest", "pretrain", "publish", "evaluate", "runs", "models")
+COMMAND_MODULES: tuple[str, ...] = (
+    "phantom",
+    "lake",
+    "ingest",
+    "train_encoder",
+    "embed",
+    "build_index",
+    "pretrain",
+    "publish",
+    "evaluate",
+    "encoders",
+    "indexes",
+    "runs",
+    "models",
+)
 """Modules of semgen_cli, each with `register(app)`, in the order of --help. They import nothing heavy at their top."""
 
 for _module in COMMAND_MODULES:
