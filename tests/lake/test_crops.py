@@ -58,7 +58,7 @@ def _by_itk(volume: Volume, zyx_to_lps_mm: NDArray[np.float64], shape_zyx: Any) 
 @pytest.mark.parametrize("scan_turn", [None, TURNED], ids=["upright scan", "oblique scan"])
 @pytest.mark.parametrize("crop_turn", [None, TURNED, TWICE_TURNED], ids=["upright crop", "turned crop", "tilted crop"])
 @pytest.mark.parametrize("spacing_zyx_mm", [(2.0, 0.7, 0.8), (1.3, 0.5, 0.6)], ids=["own spacing", "finer"])
-@pytest.mark.parametrize("first_xyz", [(0, 0, 0), (-9.3, -17.1, -3.5), (21.2, 15.4, 12.1)], ids=["corner", "out", "in"])
+@pytest.mark.parametrize("first_xyz", [(0, 0, 0), (-9.3, -17.1, -3.4), (21.2, 15.4, 12.1)], ids=["corner", "out", "in"])
 def test_crops_equal_what_itk_resamples_inside_and_outside(
     noise: Noise, store: Store, scan_turn: Any, crop_turn: Any, spacing_zyx_mm: Any, first_xyz: Any
 ) -> None:
@@ -196,7 +196,8 @@ def test_more_levels_than_may_be_open_are_read_in_turn(
             np.testing.assert_array_equal(
                 reader.level(scan.scan_id, 1.0).voxels_ZYX, noise((8, 8, 8), seed=seed).voxels
             )
-    assert len(os.listdir("/proc/self/fd")) < 200
+    held = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert sum(place.startswith(str(stored[0][0])) for place in held) <= 2
 
 
 def test_damage_names_scan_and_level(noise: Noise, store: Store, folder_of: FolderOf) -> None:

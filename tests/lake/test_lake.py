@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,11 @@ import numpy as np
 import pytest
 
 from semgen_platform.errors import ConfigError, InputError, NewerFormat, NotALake, NotFound, WrongKey
+from semgen_platform.lake import lake as lake_module
 from semgen_platform.lake.lake import Lake, create_lake, open_lake
 from semgen_platform.lake.tables import SCHEMAS
+from semgen_platform.lake.versions import LakeVersion, create_version, read_version
+from semgen_platform.storage import Storage
 
 Row = Callable[..., dict[str, Any]]
 
@@ -210,12 +216,17 @@ def test_an_artefact_has_a_folder_of_its_own_and_no_name_leads_elsewhere(lake: L
             lake.artefact_dir("models", name)
 
 
-INSERT_IN_STEPS = """
-import sys
+INSERT_ONE_BY_ONE = """
+import sys, time
+from pathlib import Path
 from semgen_platform.lake.lake import open_lake
 
 lake, first = open_lake(sys.argv[1]), int(sys.argv[2])
-print(sum(lake.insert("embeddings", [{"encoder_id": "e", "scan_id": f"s{n}"}]) for n in range(first, first + 12)))
+lake.head_keys("embeddings")  # so that imports are over when the race begins
+print("ready", flush=True)
+sys.stdin.readline()
+rows = [{"encoder_id": "e", "scan_id": f"s{n}", "level": first} for n in range(first, first + 10)]
+print(sum(lake.insert("embeddings", [row]) for row in rows), flush=True)
 lake.commit("test", f"r{first}")
 """
 
@@ -223,14 +234,52 @@ lake.commit("test", f"r{first}")
 def test_two_processes_that_insert_at_once_lose_and_double_nothing(
     lake: Lake, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    writers = [start(INSERT_IN_STEPS, lake.uri, first) for first in (0, 6)]  # six keys are in both
+    writers = [start(INSERT_ONE_BY_ONE, lake.uri, first) for first in (0, 2)]  # eight keys are in both
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
     outputs = [writer.communicate(timeout=120) for writer in writers]
     assert all(writer.returncode == 0 for writer in writers), outputs
     now = lake.refresh()
-    assert sorted(now.table("embeddings")["scan_id"].to_pylist()) == sorted(f"s{n}" for n in range(18))
-    assert sum(int(out) for out, _ in outputs) == 18
+    assert sorted(now.table("embeddings")["scan_id"].to_pylist()) == sorted(f"s{n}" for n in range(12))
+    assert sum(int(out) for out, _ in outputs) == 12
     numbers = [version["number"] for version in now.history()]
     assert numbers == list(range(len(numbers)))
+
+
+def test_of_many_that_make_a_version_of_one_number_exactly_one_does(lake: Lake) -> None:
+    present = read_version(lake.storage, 0)
+    together = threading.Barrier(8)
+
+    def make(maker: int) -> bool:
+        together.wait()
+        return create_version(lake.storage, replace(present, number=1, parent=0, run_id=f"r{maker}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(make, range(8)))
+    assert sum(won) == 1
+    assert read_version(lake.storage, 1).run_id == f"r{won.index(True)}"
+
+
+def test_a_version_made_by_another_in_between_is_followed_by_the_next_number(
+    lake: Lake, scan_row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.insert("scans", [scan_row("s1")])
+    real, others = create_version, iter(["another"])
+
+    def slower(storage: Storage, version: LakeVersion) -> bool:
+        for name in others:  # once: another command makes the number first
+            real(storage, replace(read_version(storage, 0), number=version.number, parent=0, run_id=name))
+        return real(storage, version)
+
+    monkeypatch.setattr(lake_module, "create_version", slower)
+    assert lake.commit("ingest", "mine") == 2
+    assert [v["run_id"] for v in lake.refresh().history()] == ["", "another", "mine"]
+    assert len(lake.refresh().table("scans")) == 1
 
 
 def test_the_tables_are_read_by_duckdb_and_polars_from_the_log_alone(lake: Lake, scan_row: Row) -> None:
