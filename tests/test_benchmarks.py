@@ -1,0 +1,23 @@
+"""Benchmarks run at a tiny size, so that they cannot rot; what they print at that size is no measurement."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("bench_*.py"))
+
+
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
+def test_a_benchmark_runs_and_prints_its_figures(script: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, script, "--tiny"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["machine"]["cores"] > 0
+    assert all(figure["median"] > 0 for figure in result["readers"].values())
