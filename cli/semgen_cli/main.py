@@ -33,6 +33,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "pretrain",
     "publish",
     "evaluate",
+    "serve",
     "encoders",
     "indexes",
     "runs",
