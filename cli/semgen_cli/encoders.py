@@ -20,8 +20,14 @@ def register(app: typer.Typer) -> None:
 
 
 @encoders.command()
-def ls(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
+def ls(
+    lake: common.LakeOption,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
     """One line an encoder, e.g. semgen-platform encoders ls --lake ./lake"""
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
     rows = open_lake(lake).table("encoders").to_pylist()
@@ -44,8 +50,11 @@ def show(
     lake: common.LakeOption,
     encoder: Annotated[str, typer.Argument(help="Id of an encoder, or latest.")] = "latest",
     as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """All that is known of one encoder, e.g. semgen-platform encoders show latest --lake ./lake"""
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.discovery.embedder import encoder_row
     from semgen_platform.lake.lake import open_lake
 

@@ -38,7 +38,9 @@ def probe(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Tell anatomy apart by frozen features, e.g. semgen-platform evaluate probe --model demo --truth held_out/truth
+    """Tell anatomy apart by frozen features.
+
+    Example: semgen-platform evaluate probe --model demo --truth held_out/truth --collection held-out --lake ./lake
 
     Linear probe and nearest neighbours, against random weights and a HU histogram. The scans must be of patients that
     the backbone has not seen: give their --collection.

@@ -20,8 +20,14 @@ def register(app: typer.Typer) -> None:
 
 
 @indexes.command()
-def ls(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
+def ls(
+    lake: common.LakeOption,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
     """One line an index, e.g. semgen-platform indexes ls --lake ./lake"""
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
     columns = ("index_id", "encoder_id", "kind", "vectors", "dimension", "recall")
@@ -34,8 +40,11 @@ def show(
     lake: common.LakeOption,
     index: Annotated[str, typer.Argument(help="Id of an index, or latest.")] = "latest",
     as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """All that is known of one index, e.g. semgen-platform indexes show latest --lake ./lake"""
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.discovery.neighbours import index_row
     from semgen_platform.lake.lake import open_lake
 
@@ -49,8 +58,11 @@ def search(
     k: Annotated[int, typer.Option("--k", min=1, help="So many neighbours.")] = 10,
     index: IndexOption = "latest",
     as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """The scans nearest to one, without itself, e.g. semgen-platform indexes search SCAN --k 5 --lake ./lake"""
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.discovery.neighbours import load_scan_index
     from semgen_platform.lake.lake import open_lake
 

@@ -18,8 +18,14 @@ def register(app: typer.Typer) -> None:
 
 
 @models.command()
-def ls(lake: common.LakeOption, as_json: common.JsonOption = False) -> None:
+def ls(
+    lake: common.LakeOption,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
     """One line a version, e.g. semgen-platform models ls --lake ./lake"""
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.backbones import registry
     from semgen_platform.lake.lake import open_lake
 
@@ -45,8 +51,11 @@ def show(
     model: Annotated[str, typer.Argument(help="REF: name[:version|alias].")],
     lake: common.LakeOption,
     as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
 ) -> None:
     """Contract, lineage and measurements of a model, e.g. semgen-platform models show demo --lake ./lake"""
+    common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.backbones import registry
     from semgen_platform.config import flatten
     from semgen_platform.lake.lake import open_lake
