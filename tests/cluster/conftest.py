@@ -101,7 +101,7 @@ class TwoHosts:
     ray_address: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_hosts() -> Iterator[TwoHosts]:
     """Two hosts with a running Ray; skipped, with the reason, where the machine allows no network namespaces."""
     _skip_without_namespaces()
