@@ -238,6 +238,30 @@ def test_a_damaged_codestream_is_a_failed_decoder(series: Any, read_one: Read, t
     assert reasons_of(read_one(tmp_path)) == {"decoder_failed"}
 
 
+def test_a_decoder_that_panics_in_its_own_language_is_a_failed_decoder(
+    series: Any, read_one: Read, tmp_path: Path
+) -> None:
+    import pydicom
+    from pydicom.encaps import encapsulate
+
+    def too_long(n: int, dataset: Any) -> None:
+        if n == 7:
+            segment = b"\x81\x05" * 40  # runs of 128 values, more than the slice has pixels
+            head = np.array([2, 64, 64 + len(segment), *[0] * 13], "<u4").tobytes()
+            dataset.PixelData = encapsulate([head + segment * 2])
+            dataset["PixelData"].is_undefined_length = True
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+
+    made = series(edit=too_long)
+    made.write(tmp_path)
+    victim = next(tmp_path.glob("*_7"))
+    assert b"\x81\x05\x81\x05" in victim.read_bytes()
+    dataset = pydicom.dcmread(victim, stop_before_pixels=False)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+    dataset.save_as(victim)
+    assert reasons_of(read_one(tmp_path)) == {"decoder_failed"}
+
+
 def test_a_compressed_slice_that_decodes_to_a_constant_is_a_failed_decoder(
     series: Any, read_one: Read, make_ct: Any, tmp_path: Path
 ) -> None:
@@ -259,6 +283,28 @@ def test_a_syntax_without_decoder_is_named(series: Any, read_one: Read, tmp_path
     assert reasons_of(refusal) == {"unsupported_transfer_syntax"}
     assert isinstance(refusal, Refusal)
     assert "JPEG Lossless" in refusal.evidence["syntaxes"][0]
+
+
+@pytest.mark.parametrize("syntax", ["1.2.3.4", "1.2.840.10008.1.2.4.70"])
+def test_a_syntax_that_nobody_knows_is_refused_and_its_name_not_repeated(
+    syntax: str, series: Any, read_one: Read, make_ct: Any, tmp_path: Path
+) -> None:
+    made = series(hu_ZYX=make_ct()[:3])
+    made.write(tmp_path)
+    for file in tmp_path.iterdir():
+        data = file.read_bytes()
+        file.write_bytes(data.replace(b"1.2.840.10008.1.2.1\0", syntax.encode().ljust(20, b"\0")[:20]))
+    refusal = read_one(tmp_path)
+    assert {"unsupported_transfer_syntax", "too_few_slices"} <= reasons_of(refusal)
+    assert "1.2.3.4" not in repr(refusal)
+
+
+def test_slopes_beyond_any_integer_are_computed_as_floats(series: Any, read_one: Read, tmp_path: Path) -> None:
+    def huge(n: int, dataset: Any) -> None:
+        dataset.RescaleSlope = "1e30"
+
+    volume = volume_of(read_one(series(edit=huge).write(tmp_path)))
+    assert volume.voxels.dtype == np.float32
 
 
 def test_rescale_in_some_slices_only_is_inconsistent(series: Any, read_one: Read, tmp_path: Path) -> None:

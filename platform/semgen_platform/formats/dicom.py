@@ -182,15 +182,22 @@ def _syntax(dataset: Any) -> str:
     return declared or str(ImplicitVRLittleEndian if implicit else explicit)
 
 
+def is_native(syntax: str) -> bool:
+    """Whether pixels in this transfer syntax lie uncompressed in the file."""
+    from pydicom.uid import UID
+
+    return UID(syntax).is_transfer_syntax and not UID(syntax).is_encapsulated
+
+
 def can_decode(syntax: str) -> bool:
     """Whether pixels in this transfer syntax can be read with the decoders that are installed."""
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
-    if not UID(syntax).is_transfer_syntax:
-        return False
+    if is_native(syntax):
+        return True
     try:
-        return not UID(syntax).is_encapsulated or bool(get_decoder(UID(syntax)).is_available)
+        return bool(get_decoder(UID(syntax)).is_available)
     except NotImplementedError:
         return False
 
@@ -221,7 +228,7 @@ def _pixel_dataset(item: Slice) -> Any:
     if not pixels:
         # pydicom gives an empty dataset, without an error, where encapsulated data end early
         raise refused("truncated", "a slice has no complete pixel data behind its header")
-    if not UID(item.syntax).is_encapsulated and len(pixels) < item.native_bytes:
+    if is_native(item.syntax) and len(pixels) < item.native_bytes:
         evidence = {"bytes": len(pixels), "expected_bytes": item.native_bytes}
         raise refused("truncated", "the pixel data of a slice end early", **evidence)
     dataset.file_meta.TransferSyntaxUID = UID(item.syntax)
@@ -243,18 +250,18 @@ def decoded(item: Slice) -> NDArray[Any]:
     Raises Refused: truncated, decoder_failed (also where a compressed slice comes out constant, as failing decoders
     do), OSError.
     """
-    from pydicom.uid import UID
-
     dataset = _pixel_dataset(item)
     try:
         pixels = np.asarray(dataset.pixel_array)
-    except Exception as error:  # decoders raise what they like on a damaged stream
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # decoders raise what they like on a damaged stream; a panic in Rust is no Exception
         raise refused("decoder_failed", "the pixels of a slice cannot be decoded", error=type(error).__name__) from None
     if pixels.shape != item.plane.shape_yx:
         raise refused(
             "decoder_failed", "a slice decodes to another shape than its header says", shape=list(pixels.shape)
         )
-    if UID(item.syntax).is_compressed and UID(item.syntax).is_encapsulated and pixels.min() == pixels.max():
+    if not is_native(item.syntax) and pixels.min() == pixels.max():
         raise refused("decoder_failed", "a compressed slice decodes to one constant value", value=int(pixels.min()))
     return pixels
 

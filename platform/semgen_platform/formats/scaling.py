@@ -15,10 +15,11 @@ from semgen_platform.volume import INT16
 
 
 def rescaled_slab(stored: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
-    """`stored * slope + intercept` of one slab, exact: integers (any width) where all three are whole, else float64."""
-    if stored.dtype.kind in "iu" and slope == int(slope) and intercept == int(intercept):
-        if slope == 1 and intercept == 0:
-            return stored
+    """`stored * slope + intercept` of one slab: exact integers where all three are whole, else float64."""
+    if slope == 1 and intercept == 0:
+        return stored
+    whole = slope == int(slope) and intercept == int(intercept) and max(abs(slope), abs(intercept)) < 2**31
+    if whole and stored.dtype.kind in "iu" and stored.dtype.itemsize <= 4:  # so that nothing overflows int64
         narrow = stored.dtype.itemsize <= 2 and abs(slope) < 2**14 and abs(intercept) < 2**29
         wide: NDArray[Any] = stored.astype(np.int32 if narrow else np.int64)
         wide *= int(slope)
