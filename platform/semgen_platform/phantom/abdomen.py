@@ -1,34 +1,43 @@
-"""Organs of the belly: liver with vessels, gallbladder, spleen, stomach, pancreas, kidneys, adrenals, psoas, colon and small bowel."""
+"""Organs of the belly that are alike in all patients: liver, spleen, stomach, pancreas, kidneys, psoas, mesentery."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from semgen_platform.phantom.canvas import Box, Canvas, Field, Point, curve, ellipsoid, smooth_max
-from semgen_platform.phantom.labels import LABELS, SIDES
-from semgen_platform.phantom.skeleton import SPINE_Y
-from semgen_platform.phantom.thorax import BLOOD_HU
+from semgen_platform.phantom.canvas import Box, Canvas, Field, Path, Point, curve, ellipsoid, mirrored, smooth_max
+from semgen_platform.phantom.heart import BLOOD_HU
+from semgen_platform.phantom.labels import LABELS, SIDE_SIGNS
+from semgen_platform.phantom.spine import spine_y
 from semgen_platform.phantom.trees import grow_tree, scatter_inside
-from semgen_platform.phantom.trunk import CAVITY, FAT_HU, diaphragm_mm
+from semgen_platform.phantom.trunk import CAVITY, FAT_HU, MUSCLE_HU, diaphragm_mm
 
-LIVER_HU, SPLEEN_HU, KIDNEY_HU, BOWEL_WALL_HU, FLUID_HU = 58.0, 48.0, 34.0, 42.0, 14.0
+LIVER_HU, SPLEEN_HU, KIDNEY_HU, PANCREAS_HU, BOWEL_WALL_HU, FLUID_HU, BILE_HU = 58.0, 48.0, 34.0, 40.0, 42.0, 14.0, 8.0
 
-_STOMACH: list[Point] = [
-    (62, 36, 252), (68, 20, 238), (72, -8, 214), (66, -38, 190), (44, -56, 168), (14, -60, 158), (-14, -50, 162), (-32, -34, 170),
+_STOMACH: Path = [
+    (62, 36, 252), (68, 20, 238), (72, -8, 214), (66, -38, 190), (44, -56, 168), (14, -60, 158), (-14, -50, 162),
+    (-32, -34, 170),
 ]  # fmt: skip
 _STOMACH_RADII = [30, 33, 33, 28, 23, 18, 13, 10]
+_PANCREAS: Path = [(-34, -12, 150), (-24, -18, 160), (0, -24, 172), (34, -8, 184), (62, 14, 198), (82, 26, 208)]
+_PORTAL_VEINS: list[tuple[Path, list[float]]] = [
+    ([(-22, -14, 206), (-12, -14, 190), (2, -12, 172)], [6.5, 6.5, 6.5]),
+    ([(2, -14, 172), (2, -30, 120), (2, -38, 60)], [5, 5, 4]),
+    ([(84, 30, 212), (50, 18, 190), (10, -12, 176)], [4.5, 4.5, 4.5]),  # from the spleen
+]
 
 
 def paint_abdomen(canvas: Canvas, rng: np.random.Generator) -> None:
     """All organs that are the same in every patient; bowel and the filling of the stomach are drawn per patient."""
-    _paint_psoas(canvas)
-    for side in SIDES:
-        _paint_kidney(canvas, side)
+    for side, sign in SIDE_SIGNS.items():
+        _paint_psoas(canvas, side, sign)
+        _paint_kidney(canvas, side, sign)
     _paint_spleen(canvas)
     _paint_liver(canvas, rng)
-    _paint_pancreas(canvas)
+    for side, sign in SIDE_SIGNS.items():
+        _paint_adrenal(canvas, side, sign)
+    box, distance = canvas.tube(*curve(_PANCREAS, [12, 14, 9, 9, 9, 7]))
+    lobules = 1.6 * np.sin(box.x / 2.6) * np.sin(box.y / 2.3) * np.sin(box.z / 2.9)
+    canvas.paint(box, distance + lobules, LABELS["pancreas"], PANCREAS_HU, 0.55)
     _paint_stomach(canvas)
     _paint_mesentery(canvas, rng)
 
@@ -40,128 +49,105 @@ def _below_diaphragm(box: Box, gap_mm: float) -> Field:
 
 
 def _liver(box: Box) -> Field:
-    space = _below_diaphragm(box, 2.5)
+    """A dome under the diaphragm, cut by a floor that rises to the left and by the organs behind the left lobe."""
     floor = (205 + 0.60 * (box.x + 20) + 0.10 * box.y - 6 * np.sin(box.y / 18) - box.z) * np.float32(0.82)
-    tip = np.float32(132) - box.z
     left = (box.x - 58 + 0.5 * (box.y + 50)) * np.float32(0.85)
     back = 12 + 72 / (1 + np.exp((box.x + 40) / 6))  # behind the left lobe lie stomach and vena cava
     behind = (box.y - back) * np.float32(0.8)
-    spine = 30 - np.sqrt(box.x**2 + (box.y - SPINE_Y(box.z)[..., 0].astype(np.float32)) ** 2)
-    liver = smooth_max(smooth_max(space, floor, 22), tip, 20)
-    liver = smooth_max(smooth_max(liver, left, 24), smooth_max(np.asarray(behind, np.float32), spine, 10), 16)
-    return liver
+    spine = 30 - np.hypot(box.x, box.y - spine_y(box.z))
+    liver = smooth_max(smooth_max(_below_diaphragm(box, 2.5), floor, 22), np.float32(132) - box.z, 20)
+    return smooth_max(smooth_max(liver, left, 24), smooth_max(behind, spine, 10), 16)
 
 
 def _paint_liver(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Parenchyma in four segments, the round ligament's fissure, vessels, gallbladder."""
     box = canvas.box((-140, -100, 120), (75, 95, 292))
     liver = _liver(box)
-    cantlie = box.x + 28 - 0.25 * (box.y + 20)  # from gallbladder to vena cava
-    label = np.where(
-        cantlie > 0,
-        np.where(box.x > 8, LABELS["liver_left"], LABELS["liver_middle"]),
-        np.where(box.y < -0.35 * (box.x + 60), LABELS["liver_right_front"], LABELS["liver_right_back"]),
-    ).astype(np.uint8)
+    left = np.where(box.x > 8, LABELS["liver_left"], LABELS["liver_middle"])
+    right = np.where(box.y < -0.35 * (box.x + 60), LABELS["liver_right_front"], LABELS["liver_right_back"])
+    label = np.where(box.x + 28 > 0.25 * (box.y + 20), left, right)  # a plane from gallbladder to vena cava
     canvas.paint(box, liver, label, LIVER_HU, 0.42)
-    part, notch = canvas.tube(*curve([(7, -92, 214), (5, -66, 206), (0, -40, 204)], [3, 2.6, 1.5]), taller_mm=9)
-    canvas.paint(part, notch, LABELS["fat_peritoneal"], FAT_HU + 20)  # fissure of the round ligament
-    targets = scatter_inside(liver + 7, box, 130, 13.0, rng)
-    veins = rng.random(len(targets)) < 0.45
-    for root, heading, group, widest in (
-        ((-26, 2, 258), (-0.6, -0.5, -0.5), targets[veins], 5.0),
-        ((-22, -14, 205), (-0.6, -0.4, 0.6), targets[~veins], 5.5),
+    notch: Path = [(7, -92, 214), (5, -66, 206), (0, -40, 204)]
+    canvas.paint_tube(notch, [3, 2.6, 1.5], LABELS["fat_peritoneal"], FAT_HU + 20, taller_mm=9)
+    tips = scatter_inside(liver + 7, box, 130, 13.0, rng)
+    hepatic = rng.random(len(tips)) < 0.45
+    veins, portal = (tips[hepatic], 5.0), (tips[~hepatic], 5.5)
+    for (targets, widest), root, heading in (
+        (veins, (-26, 2, 258), (-0.6, -0.5, -0.5)),
+        (portal, (-22, -14, 205), (-0.6, -0.4, 0.6)),
     ):
-        points, radii = grow_tree(root, heading, group, tip_radius_mm=0.9, root_radius_mm=widest)
-        part, distance = canvas.tube(points, radii)
+        part, distance = canvas.tube(*grow_tree(root, heading, targets, tip_radius_mm=0.9, root_radius_mm=widest))
         canvas.paint(part, distance, LABELS["liver_vessels"], BLOOD_HU - 4, 0.85)
-    for path, radii in (
-        ([(-22, -14, 206), (-12, -14, 190), (2, -12, 172)], 6.5),
-        ([(2, -14, 172), (2, -30, 120), (2, -38, 60)], [5, 5, 4]),
-    ):
-        part, distance = canvas.tube(*curve(path, radii))  # portal and mesenteric vein
-        canvas.paint(part, distance, LABELS["liver_vessels"], BLOOD_HU, 0.8)
+    for path, radii in _PORTAL_VEINS:
+        canvas.paint_tube(path, radii, LABELS["liver_vessels"], BLOOD_HU, 0.8)
     part = canvas.box((-75, -80, 125), (-25, -20, 195))
     sack = ellipsoid(part, (-48, -50, 158), (15, 14, 25))
     canvas.paint(part, sack, LABELS["gallbladder"], 35.0, 0.2)
-    canvas.paint(part, sack + 1.5, LABELS["gallbladder"], 8.0)
+    canvas.paint(part, sack + 1.5, LABELS["gallbladder"], BILE_HU)
 
 
 def _paint_spleen(canvas: Canvas) -> None:
+    """An ellipsoid between stomach and ribs, hollowed towards the stomach."""
     box = canvas.box((40, -40, 165), (140, 95, 285))
-    tilt = np.radians(25)
-    axes = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
+    c, s = np.cos(np.radians(25)), np.sin(np.radians(25))
+    axes = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     outer = smooth_max(ellipsoid(box, (108, 42, 220), (40, 52, 56), axes), _below_diaphragm(box, 3), 8)
-    hollow = 42 - np.sqrt((box.x - 58) ** 2 + (box.y - 8) ** 2)
-    canvas.paint(box, smooth_max(outer, np.broadcast_to(hollow, box.shape), 12), LABELS["spleen"], SPLEEN_HU, 0.65)
-    part, vein = canvas.tube(*curve([(84, 30, 212), (50, 18, 190), (10, -12, 176)], 4.5))
-    canvas.paint(part, vein, LABELS["liver_vessels"], BLOOD_HU, 0.8)
+    hollow = 42 - np.hypot(box.x - 58, box.y - 8)
+    canvas.paint(box, smooth_max(outer, hollow, 12), LABELS["spleen"], SPLEEN_HU, 0.65)
 
 
-def _paint_pancreas(canvas: Canvas) -> None:
-    box, distance = canvas.tube(
-        *curve(
-            [(-34, -12, 150), (-24, -18, 160), (0, -24, 172), (34, -8, 184), (62, 14, 198), (82, 26, 208)],
-            [12, 14, 9, 9, 9, 7],
-        )
-    )
-    lobules = 1.6 * np.sin(box.x / 2.6) * np.sin(box.y / 2.3) * np.sin(box.z / 2.9)
-    canvas.paint(box, distance + lobules, LABELS["pancreas"], 40.0, 0.55)
-
-
-def _paint_kidney(canvas: Canvas, side: str) -> None:
-    """Perirenal fat, cortex, pyramids and the fat of the sinus; the long axis leans outwards below."""
-    sign, level = (-1.0, 158.0) if side == "right" else (1.0, 172.0)
-    centre = (sign * 66, 36.0, level)
-    box = canvas.box(tuple(c - 75 for c in centre), tuple(c + 75 for c in centre))
-    lean = np.array([-sign * 0.22, 0.16, 1.0]) / np.linalg.norm([0.22, 0.16, 1.0])
-    across = np.cross([0.0, 1.0, 0.0], lean)
-    axes = np.column_stack([across / np.linalg.norm(across), np.cross(lean, across / np.linalg.norm(across)), lean])
+def _paint_kidney(canvas: Canvas, side: str, sign: float) -> None:
+    """Perirenal fat, cortex, pyramids and sinus, with the long axis leaning outwards below; then its vessels."""
+    level = 158.0 if side == "right" else 172.0
+    centre: Point = (sign * 66, 36.0, level)
+    box = canvas.box([c - 75 for c in centre], [c + 75 for c in centre])
+    axes = _kidney_axes(sign)
     room = CAVITY.distance(box.x, box.y, box.z) + 1
-    canvas.paint(
-        box, smooth_max(ellipsoid(box, centre, (41, 36, 74), axes), room, 6), LABELS[f"fat_perirenal_{side}"], FAT_HU
-    )
-    kidney = ellipsoid(box, centre, (28, 24, 55), axes)
-    medial = tuple(np.array(centre) - axes[:, 0] * np.sign(axes[0, 0]) * sign * 25)
-    sinus = ellipsoid(box, (medial[0], medial[1] - 2, medial[2]), (20, 11, 24), axes)
-    kidney = smooth_max(kidney, -sinus, 5)
+    fat = smooth_max(ellipsoid(box, centre, (41, 36, 74), axes), room, 6)
+    canvas.paint(box, fat, LABELS[f"fat_perirenal_{side}"], FAT_HU)
+    inward = np.array(centre) - sign * np.sign(axes[0, 0]) * 25 * axes[:, 0]
+    sinus = ellipsoid(box, (inward[0], inward[1] - 2, inward[2]), (20, 11, 24), axes)
+    kidney = smooth_max(ellipsoid(box, centre, (28, 24, 55), axes), -sinus, 5)
     canvas.paint(box, kidney, LABELS[f"kidney_cortex_{side}"], KIDNEY_HU, 1.0)
-    around = np.cos(6 * np.arctan2(box.z - centre[2], 2.2 * (box.x - centre[0])) + 1.3 * np.sin(box.y / 9))
-    pyramids = np.maximum(kidney + np.float32(6.5), np.float32(-0.6) - np.float32(3.5) * around)
-    canvas.paint(box, np.asarray(pyramids, np.float32), LABELS[f"kidney_medulla_{side}"], KIDNEY_HU - 2, 0.6)
-    vessels: list[tuple[list[Point], float, float, str]] = [
-        ([(sign * 5, 4, 150), (sign * 28, 20, level - 4), (sign * 46, 30, level)], 2.8, 1.0, "aorta_abdominal"),
-        (
-            [(-18 if sign < 0 else 0, -6, 156), (sign * 30, 10, level - 2), (sign * 46, 26, level)],
-            4.2,
-            0.9,
-            "vena_cava_inferior",
-        ),
-    ]
-    for path, radius, uptake, label in vessels:
-        part, distance = canvas.tube(*curve(path, radius))
-        canvas.paint(part, distance, LABELS[label], BLOOD_HU, uptake)
-    top = level + 60 + (4 if sign < 0 else -2)
-    for leg in ((sign * 46, 32, top - 14), (sign * 42, 16, top - 16)):  # adrenal: an inverted Y
-        part, distance = canvas.tube(*curve([(sign * 36, 16, top), leg], [2.4, 1.8]), taller_mm=5)
-        canvas.paint(part, distance, LABELS[f"adrenal_{side}"], 25.0, 0.5)
+    fan = np.cos(6 * np.arctan2(box.z - level, 2.2 * (box.x - centre[0])) + 1.3 * np.sin(box.y / 9))
+    pyramids = np.maximum(kidney + np.float32(6.5), -0.6 - 3.5 * fan)
+    canvas.paint(box, pyramids, LABELS[f"kidney_medulla_{side}"], KIDNEY_HU - 2, 0.6)
+    artery: Path = [(sign * 5, 4, 150), (sign * 28, 20, level - 4), (sign * 46, 30, level)]
+    vein: Path = [(-18 if sign < 0 else 0, -6, 156), (sign * 30, 10, level - 2), (sign * 46, 26, level)]
+    canvas.paint_tube(artery, 2.8, LABELS["aorta_abdominal"], BLOOD_HU, 1.0)
+    canvas.paint_tube(vein, 4.2, LABELS["vena_cava_inferior"], BLOOD_HU, 0.9)
 
 
-def _paint_psoas(canvas: Canvas) -> None:
-    for sign, side in ((-1.0, "right"), (1.0, "left")):
-        levels = [168, 124, 89, 53, 17, -30, -90, -125]
-        path = [
-            (sign * x, float(SPINE_Y(z)[0]) + d, z)
-            for z, x, d in zip(levels, [27, 35, 41, 46, 52, 62, 76, 84], [6, 4, 6, 8, -2, -26, -74, -100], strict=True)
-        ]
-        box, distance = canvas.tube(*curve(path, [6, 12, 17, 21, 24, 23, 20, 18], spacing_mm=4))
-        canvas.paint(box, distance, LABELS[f"psoas_{side}"], 56.0, 0.12)
-        square = [(sign * 62, 50, 170), (sign * 72, 52, 110), (sign * 80, 50, 55)]
-        box, distance = canvas.tube(*curve(square, [7, 10, 11], spacing_mm=4))
-        canvas.paint(box, distance, LABELS[f"muscle_back_lumbar_{side}"], 55.0, 0.12)
+def _kidney_axes(sign: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Columns: across, through, and the long axis."""
+    lean = np.array([-sign * 0.22, 0.16, 1.0])
+    lean /= np.linalg.norm(lean)
+    across = np.cross([0.0, 1.0, 0.0], lean)
+    across /= np.linalg.norm(across)
+    return np.column_stack([across, np.cross(lean, across), lean])
+
+
+def _paint_adrenal(canvas: Canvas, side: str, sign: float) -> None:
+    """An inverted Y above the kidney."""
+    top = 222.0 if side == "right" else 230.0
+    for leg in ((46, 32, top - 14), (42, 16, top - 16)):
+        path = mirrored([(36, 16, top), leg], sign)
+        canvas.paint_tube(path, [2.4, 1.8], LABELS[f"adrenal_{side}"], 25.0, 0.5, taller_mm=5)
+
+
+def _paint_psoas(canvas: Canvas, side: str, sign: float) -> None:
+    """Psoas along the lumbar spine into the pelvis, and the square muscle beside it."""
+    levels = (168, 124, 89, 53, 17, -30, -90, -125)
+    away = (27, 35, 41, 46, 52, 62, 76, 84)
+    behind = (6, 4, 6, 8, -2, -26, -74, -100)
+    path = [(sign * x, float(spine_y(z)) + d, z) for z, x, d in zip(levels, away, behind, strict=True)]
+    canvas.paint_tube(path, [6, 12, 17, 21, 24, 23, 20, 18], LABELS[f"psoas_{side}"], MUSCLE_HU, 0.12)
+    square = mirrored([(62, 50, 170), (72, 52, 110), (80, 50, 55)], sign)
+    canvas.paint_tube(square, [7, 10, 11], LABELS[f"muscle_back_lumbar_{side}"], MUSCLE_HU, 0.12)
 
 
 def _paint_stomach(canvas: Canvas) -> None:
-    points, radii = curve(_STOMACH, _STOMACH_RADII, spacing_mm=4)
-    box, distance = canvas.tube(points, radii)
+    box, distance = canvas.tube(*curve(_STOMACH, _STOMACH_RADII, spacing_mm=4))
     distance = smooth_max(distance, _below_diaphragm(box, 4), 6)
     canvas.paint(box, distance, LABELS["stomach_wall"], BOWEL_WALL_HU, 0.4)
     canvas.paint(box, distance + np.float32(4), LABELS["stomach_content"], FLUID_HU)
@@ -170,6 +156,7 @@ def _paint_stomach(canvas: Canvas) -> None:
 def _paint_mesentery(canvas: Canvas, rng: np.random.Generator) -> None:
     """Small vessels that fan out through the fat before the aorta."""
     targets = np.column_stack([rng.uniform(-75, 75, 60), rng.uniform(-55, -14, 60), rng.uniform(-80, 120, 60)])
-    points, radii = grow_tree((3, -20, 150), (0, -0.5, -1), targets, tip_radius_mm=0.7, root_radius_mm=4.0)
-    box, distance = canvas.tube(points, radii)
-    canvas.paint(box, distance, LABELS["fat_peritoneal"], BLOOD_HU, 0.85)
+    box, distance = canvas.tube(
+        *grow_tree((3, -20, 150), (0, -0.5, -1), targets, tip_radius_mm=0.7, root_radius_mm=4.0)
+    )
+    canvas.paint(box, distance, canvas.labels[box.window].copy(), BLOOD_HU, 0.85)

@@ -1,6 +1,6 @@
 """What fills a patient's belly today: the stomach's meal and gas, colon with stool, coils of small bowel.
 
-Every patient has his own, so that texture is no landmark; the labels are regions and stay where they are.
+Every patient has his own coils, so that they are no landmark; their labels are regions and stay where they are.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform.phantom.abdomen import BOWEL_WALL_HU, FLUID_HU
-from semgen_platform.phantom.canvas import Canvas, Point, curve, smooth_max
+from semgen_platform.phantom.canvas import OUTSIDE, Canvas, Path, curve, smooth_max
 from semgen_platform.phantom.labels import LABELS, labels_like
 from semgen_platform.phantom.trunk import CAVITY
 
 GAS_HU = -985.0
 
-_COLON: list[Point] = [
+_COLON: Path = [
     (-70, 10, 6), (-96, 16, 24), (-102, 20, 60), (-100, 18, 95), (-92, 2, 128),  # up the right side
     (-84, -34, 134), (-50, -60, 112), (-10, -66, 96), (35, -64, 112), (72, -48, 150), (98, -6, 182),  # across
-    (104, 22, 176), (106, 30, 130), (104, 28, 80), (98, 20, 30), (84, 4, -14), (50, -8, -44), (16, 10, -50), (0, 50, -70), (0, 56, -118),
+    (104, 22, 176), (106, 30, 130), (104, 28, 80), (98, 20, 30),  # down the left side
+    (84, 4, -14), (50, -8, -44), (16, 10, -50), (0, 50, -70), (0, 56, -118),
 ]  # fmt: skip
-_COIL_ROOM = labels_like("fat_peritoneal|bowel_.*")
+_COIL_ROOM = labels_like("bowel_.*")
 
 
 def fill_stomach(canvas: Canvas, gas_above_y_mm: float, fluid_hu: float, rng: np.random.Generator) -> None:
@@ -41,7 +42,7 @@ def paint_bowel(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _paint_coils(canvas: Canvas, angle: float, depth_y_mm: float, rng: np.random.Generator) -> None:
-    """One layer of the small bowel: rows of a lattice turned by `angle`, bent and jittered, touching and not merging."""
+    """One layer of the small bowel: rows turned by `angle`, bent and jittered, touching and not merging."""
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     for row in np.arange(-140, 141, 25.0):
         if rng.random() < 0.1:
@@ -58,14 +59,12 @@ def _paint_coils(canvas: Canvas, angle: float, depth_y_mm: float, rng: np.random
 
 
 def _paint_coil(canvas: Canvas, path: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """One piece of small bowel with its wall; it takes room only from fat and other bowel."""
+    """One piece of small bowel with its wall, in the regions of small bowel alone."""
     points, radii = curve(path, rng.uniform(8.5, 13, len(path)), spacing_mm=3)
     box, distance = canvas.tube(points, radii)
     distance = smooth_max(distance, CAVITY.distance(box.x, box.y, box.z) + 3, 6)
-    distance = np.where(np.isin(canvas.labels[box.window], _COIL_ROOM), distance, np.float32(9))
-    upper = np.where(box.x < 0, LABELS["bowel_upper_right"], LABELS["bowel_upper_left"])
-    lower = np.where(box.x < 0, LABELS["bowel_lower_right"], LABELS["bowel_lower_left"])
-    label = np.where(box.z > 40, upper, lower).astype(np.uint8)
+    label = canvas.labels[box.window].copy()
+    distance = np.where(np.isin(label, _COIL_ROOM), distance, OUTSIDE)
     canvas.paint(box, distance, label, BOWEL_WALL_HU, 0.5)
     canvas.paint(box, distance + np.float32(2.0), label, float(rng.choice([12.0, 20.0, 34.0, 40.0])), 0.05)
     if rng.random() < 0.25:
@@ -77,7 +76,9 @@ def _paint_colon(canvas: Canvas, rng: np.random.Generator) -> None:
     """Wall, stool with its speckle, and some stretches with gas in front; haustra as a ripple of the radius."""
     points, _ = curve(np.array(_COLON) + rng.normal(0, 4.0, (len(_COLON), 3)), spacing_mm=2.5)
     along = np.arange(len(points))
-    radii = 17 + 2.6 * np.sin(along * 2 * np.pi / 9) + np.interp(along, [0, 40, 150, 250, len(points)], [5, 4, 0, -3, -3])
+    radii = (
+        17 + 2.6 * np.sin(along * 2 * np.pi / 9) + np.interp(along, [0, 40, 150, 250, len(points)], [5, 4, 0, -3, -3])
+    )
     box, distance = canvas.tube(points, radii)
     distance = smooth_max(distance, CAVITY.distance(box.x, box.y, box.z) + 2, 5)
     canvas.paint(box, distance, LABELS["colon"], BOWEL_WALL_HU, 0.4)

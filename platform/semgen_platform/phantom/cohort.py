@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,21 @@ from typing import Any, Literal
 from pydantic import Field as Setting
 
 from semgen_platform.errors import InputError
+from semgen_platform.ids import uniform_stream
+from semgen_platform.phantom.dicom import SERIES, Study, Syntax, write_study
 from semgen_platform.phantom.files import oriented, write_itk, write_nifti, write_truth
+from semgen_platform.phantom.identity import made_up
 from semgen_platform.phantom.patient import Patient, PatientConfig, draw_patient
 from semgen_platform.phantom.scanner import Protocol, ScannerConfig, draw_protocol, scan_patient
 from semgen_platform.progress import Progress
 from semgen_platform.volume import Volume
 
 Format = Literal["nifti", "dicom", "mixed"]
-MIXED = (".nii.gz", ".nii.gz", ".nrrd", ".nii.gz", ".mha")
-"""Endings that a mixed cohort goes through by patient number."""
+DICOM = ""
+MIXED = (".nii.gz", DICOM, ".nrrd", ".nii.gz", ".mha", DICOM)
+"""Endings that a mixed cohort goes through by patient number; a DICOM study is a folder."""
+SYNTAXES: tuple[Syntax, ...] = ("plain", "rle", "jpeg2000")
+"""Transfer syntaxes; each DICOM series draws one."""
 
 
 class CohortConfig(PatientConfig, ScannerConfig):
@@ -41,20 +48,31 @@ class CohortConfig(PatientConfig, ScannerConfig):
     """Number of the first patient; another start gives a held-out cohort that shares nobody."""
     seed: int = 0
     format: Format = "nifti"
+    extras: bool = False
+    """A localizer and a dose report beside each DICOM series."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One patient's scan: what to make and where."""
+    """One patient's scan: what to make, and the file or (for DICOM) folder below OUT/scans that holds it."""
 
     patient: Patient
     protocol: Protocol
-    path: str
-    truth: str
+    ending: str
+    extras: bool
+
+    @property
+    def path(self) -> str:
+        return self.patient.patient_id + self.ending
+
+    @property
+    def truth(self) -> str:
+        return f"{self.patient.patient_id}.npz"
 
     def row(self) -> dict[str, Any]:
+        """The manifest's line."""
         return {
-            "path": self.path,
+            "path": f"{self.path}/{SERIES}" if self.ending == DICOM else self.path,
             "patient_id": self.patient.patient_id,
             "truth": self.truth,
             "coverage": self.protocol.coverage,
@@ -100,7 +118,7 @@ def _claim(out: Path, config: CohortConfig) -> None:
     if marker.is_file():
         if json.loads(marker.read_text(encoding="utf-8")) != settings:
             raise InputError(
-                f"{out} holds a cohort of another configuration (see {marker}); give an empty folder, or the same options"
+                f"{out} holds a cohort of another configuration ({marker.name} says which); give an empty folder"
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and no phantom cohort; give a new folder")
@@ -113,8 +131,8 @@ def _claim(out: Path, config: CohortConfig) -> None:
 def _plan(config: CohortConfig, number: int) -> _Work:
     patient = draw_patient(config, config.seed, number)
     protocol = draw_protocol(config, patient, config.seed, exact=not config.pose_variation)
-    ending = MIXED[number % len(MIXED)] if config.format == "mixed" else ".nii.gz"
-    return _Work(patient, protocol, patient.patient_id + ending, f"{patient.patient_id}.npz")
+    endings = {"nifti": (".nii.gz",), "dicom": (DICOM,), "mixed": MIXED}[config.format]
+    return _Work(patient, protocol, endings[number % len(endings)], config.extras)
 
 
 def _write(out: Path, work: _Work) -> None:
@@ -123,15 +141,27 @@ def _write(out: Path, work: _Work) -> None:
     write_truth(scan, out / "truth" / work.truth)
     target = out / "scans" / work.path
     partial = out / f".partial-{target.name}"
-    _write_volume(oriented(scan.volume, work.protocol.orientation), partial)
+    if work.ending == DICOM:
+        _write_dicom(scan.volume, work, partial)
+    elif work.ending == ".nii.gz":
+        write_nifti(oriented(scan.volume, work.protocol.orientation), partial)
+    else:
+        write_itk(oriented(scan.volume, work.protocol.orientation), partial)
     os.replace(partial, target)
 
 
-def _write_volume(volume: Volume, path: Path) -> None:
-    if path.name.endswith(".nii.gz"):
-        write_nifti(volume, path)
-    else:
-        write_itk(volume, path)
+def _write_dicom(volume: Volume, work: _Work, folder: Path) -> None:
+    """Slices are axial on every scanner, so of the orientation only flips within and along the stack are kept."""
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+    patient, code = work.patient, work.protocol.orientation
+    write_study(
+        folder,
+        oriented(volume, code if code[2] in "SI" else "LPS"),
+        Study(made_up(patient.seed, patient.number, patient.patient_id, patient.sex), patient.seed, patient.number),
+        kernel=work.protocol.kernel,
+        syntax=SYNTAXES[int(uniform_stream(patient.seed, "syntax", patient.number).integers(len(SYNTAXES)))],
+        extras=work.extras,
+    )
 
 
 def _files(path: Path) -> list[Path]:

@@ -14,7 +14,7 @@ Field = NDArray[np.float32]
 
 
 def linear_weights(positions: NDArray[np.float64], size: int) -> Field:
-    """(N, size) matrix that interpolates lattice values 0 .. size-1 at fractional positions; constant beyond the ends."""
+    """(N, size) matrix that interpolates lattice values 0 .. size-1 at fractional positions, constant outside."""
     clipped = np.clip(positions, 0, size - 1)
     low = np.minimum(clipped.astype(int), max(size - 2, 0))
     matrix = np.zeros((len(clipped), size), np.float32)

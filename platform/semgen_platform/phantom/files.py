@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ _WORLD_AXIS = {letter: axis for axis, pair in enumerate(geometry.AXIS_LETTERS) f
 
 
 def oriented(volume: Volume, code: str) -> Volume:
-    """The volume (axes near LPS) with its index axes running to the three letters of `code`, such as RAS or LAS. Raises ConfigError."""
+    """The volume (axes near LPS) with index axes that run to the letters of `code`, such as RAS. Raises ConfigError."""
     axes = [_WORLD_AXIS.get(letter) for letter in code]
     if sorted(a for a in axes if a is not None) != [0, 1, 2] or len(code) != 3:
         raise ConfigError(f"orientation {code} is none; give one letter each of RL, AP and IS, such as LPS or RAS")
@@ -34,8 +36,7 @@ def oriented(volume: Volume, code: str) -> Volume:
 
 def write_nifti(volume: Volume, path: Path) -> None:
     """One .nii.gz, gzip level 1; sform and qform say the same."""
-    import nibabel
-
+    nibabel = _untyped("nibabel")
     image = nibabel.Nifti1Image(volume.voxels.transpose(2, 1, 0), geometry.ras_to_lps(volume.ijk_to_lps_mm))
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
@@ -45,17 +46,21 @@ def write_nifti(volume: Volume, path: Path) -> None:
 
 def write_itk(volume: Volume, path: Path) -> None:
     """NRRD or MetaImage by the path's ending, compressed."""
-    import SimpleITK
-
-    image = SimpleITK.GetImageFromArray(volume.voxels)
+    itk = _untyped("SimpleITK")
+    image = itk.GetImageFromArray(volume.voxels)
     image.SetSpacing(volume.spacing_zyx_mm[::-1])
     image.SetOrigin(volume.ijk_to_lps_mm[:3, 3].tolist())
     image.SetDirection(geometry.direction_cosines(volume.ijk_to_lps_mm).reshape(-1).tolist())
-    SimpleITK.WriteImage(image, str(path), True)
+    itk.WriteImage(image, str(path), True)
+
+
+def _untyped(library: str) -> Any:
+    """A library without type hints, loaded where it is needed."""
+    return import_module(library)
 
 
 def write_truth(scan: PhantomScan, path: Path) -> None:
-    """labels_ZYX with zyx_to_lps_mm, and body_xyz_mm with lattice_mm and lattice_zyx_to_lps_mm, moved into place when whole."""
+    """labels_ZYX and body_xyz_mm with their affines, moved into place when whole."""
     partial = path.with_name(f".partial-{path.name}")
     with partial.open("wb") as stream:
         np.savez_compressed(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 SIDES = ("right", "left")
+SIDE_SIGNS = {"right": -1.0, "left": 1.0}
+"""Sign of x on each side of the body."""
 THORACIC = tuple(f"T{n}" for n in range(1, 13))
 LUMBAR = tuple(f"L{n}" for n in range(1, 6))
 
@@ -27,9 +29,10 @@ NAMES: tuple[str, ...] = (
     "lung_upper_right", "lung_middle_right", "lung_lower_right", "lung_upper_left", "lung_lower_left",
     *_both("lung_vessels"), "trachea", *_both("bronchus"), "nodule",
     "heart_muscle", "ventricle_right", "ventricle_left", "atrium_right", "atrium_left", "pulmonary_artery",
-    "aorta_ascending", "aorta_arch", "aorta_thoracic", "aorta_abdominal", "great_vessels", "vena_cava_superior", "vena_cava_inferior",
-    "oesophagus",
-    *THORACIC, *LUMBAR, "cervical_spine", "sacrum", "disc_thoracic", "disc_lumbar", "spinal_canal_thoracic", "spinal_canal_lumbar",
+    "aorta_ascending", "aorta_arch", "aorta_thoracic", "aorta_abdominal",
+    "great_vessels", "vena_cava_superior", "vena_cava_inferior", "oesophagus",
+    *THORACIC, *LUMBAR, "cervical_spine", "sacrum",
+    "disc_thoracic", "disc_lumbar", "spinal_canal_thoracic", "spinal_canal_lumbar",
     *[f"rib_{n}_{side}" for n in range(1, 13) for side in SIDES], *_both("costal_cartilage"),
     "manubrium", "sternum", *_both("clavicle", "scapula", "humerus", "hip"),
     "liver_left", "liver_middle", "liver_right_front", "liver_right_back", "liver_vessels", "gallbladder",

@@ -18,9 +18,9 @@ from semgen_platform.config import Config
 from semgen_platform.ids import uniform_stream
 from semgen_platform.phantom.anatomy import canonical_body
 from semgen_platform.phantom.bowel import fill_stomach, paint_bowel
-from semgen_platform.phantom.canvas import Canvas, ellipsoid
+from semgen_platform.phantom.canvas import OUTSIDE, Canvas, ellipsoid
 from semgen_platform.phantom.fields import Field
-from semgen_platform.phantom.labels import LABELS, SIDES, labels_like
+from semgen_platform.phantom.labels import LABELS, SIDE_SIGNS, labels_like
 from semgen_platform.phantom.texture import add_texture
 from semgen_platform.phantom.trees import scatter_inside
 from semgen_platform.phantom.trunk import WALL
@@ -39,7 +39,7 @@ class PatientConfig(Config):
     """How much patients differ."""
 
     pose_variation: bool = True
-    """False: no shift, no rotation, scale 1 and one exact coverage, whatever the four ranges say."""
+    """False: no shift, no rotation, scale 1 and exact ends of the coverage, whatever the ranges below say."""
     size: tuple[float, float] = (0.85, 1.15)
     """Range of the scale of each body axis."""
     rotation_deg: float = Setting(10.0, ge=0, le=45)
@@ -86,7 +86,7 @@ class Patient:
     def pose_to_world(self, body_xyz_mm: Any) -> NDArray[np.float64]:
         """LPS points of (..., 3) body points by the pose alone, without breathing and shape."""
         offset = (np.asarray(body_xyz_mm, dtype=np.float64) - PIVOT_XYZ_MM) * self.size_xyz
-        return PIVOT_XYZ_MM + self.shift_xyz_mm + offset @ self.rotation.T
+        return np.asarray(PIVOT_XYZ_MM + self.shift_xyz_mm + offset @ self.rotation.T)
 
     def _displacement(self, body: NDArray[np.float64]) -> NDArray[np.float64]:
         phase = body @ self.waves[:, :3].T + self.waves[:, 6]
@@ -94,7 +94,7 @@ class Patient:
         shape[..., 2] -= self.breathing_mm * _breathing_share(body)
         return shape
 
-    def skin_distance_mm(self, body_xyz_mm: NDArray[np.float64]) -> Field:
+    def skin_distance_mm(self, body_xyz_mm: NDArray[Any]) -> Field:
         """Distance from the skin at body points, negative inside; in body mm."""
         x, y, z = (np.asarray(body_xyz_mm[..., a], np.float32) for a in range(3))
         return np.asarray(WALL.distance(x, y, z) - self._fat_at(x, y, z), np.float32)
@@ -107,7 +107,7 @@ class Patient:
         return np.asarray(4 + (self.fat_mm - 4) * level * around + self.breast_mm * bulge, np.float32)
 
     def anatomy(self) -> Canvas:
-        """The canonical body with what is this patient's own: bowel, stomach, nodules, breasts, contrast medium, texture."""
+        """The canonical body with what is this patient's own: bowel, nodules, breasts, contrast medium, texture."""
         rng = uniform_stream(self.seed, "anatomy", self.number)
         canvas = canonical_body().copy()
         paint_bowel(canvas, rng)
@@ -130,12 +130,8 @@ def draw_patient(config: PatientConfig, seed: int, number: int) -> Patient:
     shift = rng.uniform(-config.shift_mm, config.shift_mm, 3)
     turn = _turn(rng, config.rotation_deg)
     waves = _waves(rng, config.deformation_mm)
-    fat, breast, breath, dose = (
-        rng.uniform(*config.fat_mm),
-        rng.uniform(14, 42),
-        rng.uniform(0, config.breathing_mm),
-        rng.uniform(80, 190),
-    )
+    fat, breast = rng.uniform(*config.fat_mm), rng.uniform(14, 42)
+    breath, dose = rng.uniform(0, config.breathing_mm), rng.uniform(80, 190)
     contrast = dose if rng.random() < config.contrast_share else 0.0
     nodules = int(rng.integers(1, 5)) if rng.random() < config.nodule_share else 0
     posed = config.pose_variation
@@ -186,7 +182,7 @@ def _breathing_share(body: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _paint_breasts(canvas: Canvas, size_mm: float) -> None:
     """Glandular tissue in the fat before the chest muscles."""
-    for sign, side in ((-1.0, "right"), (1.0, "left")):
+    for side, sign in SIDE_SIGNS.items():
         centre = (sign * 84, -108 - 0.4 * size_mm, 338)
         box = canvas.box(tuple(c - 55 for c in centre), tuple(c + 55 for c in centre))
         lobes = 5 * np.sin(box.x / 5.1) * np.sin(box.z / 5.9) + 4 * np.sin(box.y / 3.7 + box.x / 9)
@@ -213,7 +209,7 @@ def _paint_nodules(canvas: Canvas, count: int, rng: np.random.Generator) -> None
         keep = np.isin(canvas.labels[near.window], labels_like("lung_.*"))
         canvas.paint(
             near,
-            np.where(keep, body, np.float32(9)).astype(np.float32),
+            np.where(keep, body, OUTSIDE),
             LABELS["nodule"],
             float(rng.uniform(-20, 60)),
             0.2,
@@ -232,6 +228,3 @@ def _vary_tissues(canvas: Canvas, rng: np.random.Generator) -> None:
         labels_like(r"T\d+|L\d|rib_.*|sternum|manubrium|sacrum|hip.*|cervical_spine|scapula.*|clavicle.*|humerus.*"),
     )
     canvas.hu[bone] *= np.float32(rng.uniform(0.75, 1.2))
-
-
-__all__ = ["PIVOT_XYZ_MM", "SIDES", "Patient", "PatientConfig", "draw_patient"]

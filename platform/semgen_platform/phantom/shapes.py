@@ -59,7 +59,7 @@ def oblique_affine(
     spacing_xyz_mm: tuple[float, float, float] = (0.8, 0.8, 2.0),
     origin_xyz_mm: tuple[float, float, float] = (-30.0, 12.0, 250.0),
 ) -> NDArray[np.float64]:
-    """`ijk_to_lps_mm` of a grid that is turned by `degrees` about the left-right axis, as a tilted table would turn it."""
+    """`ijk_to_lps_mm` of a grid that is turned by `degrees` about the left-right axis."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return geometry.affine_from(spacing_xyz_mm, origin_xyz_mm, np.array([[1, 0, 0], [0, c, -s], [0, s, c]]))
 

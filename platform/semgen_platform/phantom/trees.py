@@ -61,7 +61,7 @@ def _tips_below(parents: NDArray[np.int64]) -> NDArray[np.float64]:
     feeds = (children == 0).astype(float)
     for node in range(len(parents) - 1, 0, -1):
         feeds[parents[node]] += feeds[node]
-    return feeds
+    return np.asarray(feeds)
 
 
 def _relaxed(nodes: NDArray[np.float64], parents: NDArray[np.int64], rounds: int) -> NDArray[np.float64]:
@@ -89,7 +89,7 @@ def _along(
 def scatter_inside(
     distance_mm: NDArray[np.float32], grid: Any, count: int, apart_mm: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Up to `count` points (N, 3) as x, y, z mm where the distance on the box `grid` is negative, no two nearer than `apart_mm`."""
+    """Up to `count` points (N, 3), x, y, z in mm, inside a solid on the box `grid`, no two nearer than `apart_mm`."""
     inside = np.argwhere(distance_mm < 0)
     draws = inside[rng.integers(0, len(inside), size=12 * count)]
     axes = (grid.z.ravel(), grid.y.ravel(), grid.x.ravel())

@@ -1,4 +1,4 @@
-"""Outlines of the trunk at every level: skin-side muscle wall, rib cage, body cavity, diaphragm; and the soft wall itself.
+"""Outlines of the trunk at every level (muscle wall, rib cage, cavity, diaphragm), and the soft wall itself.
 
 Levels are millimetres above the lumbosacral joint. The figures are those of an average adult lying on the back, taken
 from textbook cross sections and rounded; nobody's scan was used.
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from semgen_platform.phantom.canvas import Box, Canvas, Field, ellipsoid, profile, smooth_max
+from semgen_platform.phantom.canvas import OUTSIDE, Box, Canvas, Field, Point, ellipsoid, profile, smooth_max
 from semgen_platform.phantom.fields import smooth_noise
-from semgen_platform.phantom.labels import LABELS
+from semgen_platform.phantom.labels import LABELS, SIDE_SIGNS
 
 LOW_XYZ_MM = (-204.0, -150.0, -130.0)
 HIGH_XYZ_MM = (204.0, 120.0, 540.0)
@@ -43,12 +43,12 @@ class Section:
         reach = np.maximum((across**power + along**power) ** (1 / power), np.float32(0.05))
         return np.asarray(np.sqrt(x**2 + (y - middle) ** 2) * (1 - 1 / reach), np.float32)
 
-    def front_point(self, x: float, z: float, inset_mm: float = 0.0) -> tuple[float, float, float]:
-        """The point of the front half at (x, z), moved `inset_mm` into the body."""
+    def front_point(self, x: float, z: float) -> Point:
+        """The outline's point in front at (x, z)."""
         half, front, back = (float(v) for v in self.at(np.array(z)))
         middle, depth = (front + back) / 2, (back - front) / 2
         rise = max(0.0, 1 - (abs(x) / half) ** self.power) ** (1 / self.power)
-        return x, middle - (depth - inset_mm) * rise, z
+        return x, middle - depth * rise, z
 
 
 WALL = Section(
@@ -77,8 +77,8 @@ CAVITY = Section(
 )  # fmt: skip
 """Inner surface of ribs and abdominal muscles."""
 
-DIAPHRAGM_MIDDLE_MM = 255.0
-"""Above this level fat of the cavity counts as mediastinal."""
+BOWEL_TOP_MM = 145.0
+"""Below this level the cavity holds small bowel; its labels are regions, since every patient's coils lie elsewhere."""
 
 
 def diaphragm_mm(x: Any, y: Any) -> Field:
@@ -101,40 +101,38 @@ def _side(x: Field, right: str) -> Field:
 
 def paint_wall(canvas: Canvas, rng: np.random.Generator) -> None:
     """Subcutaneous fat everywhere, then the muscles of the wall with fat between them, then the fat of the cavity."""
-    box = canvas.whole()
-    canvas.paint(box, np.full((1, 1, 1), -10, np.float32), _fat_labels(box), FAT_HU)
-    wall = WALL.distance(box.x, box.y, box.z)
-    canvas.paint(box, wall, _muscle_labels(box), MUSCLE_HU, 0.12)
-    cavity = CAVITY.distance(box.x, box.y, box.z)
-    _paint_planes(canvas, box, wall, cavity, rng)
+    wave = smooth_noise(canvas.hu.shape, 18 / canvas.step_mm, rng)
+    spots = smooth_noise(canvas.hu.shape, 24 / canvas.step_mm, rng)
+    for box in canvas.slabs():
+        canvas.paint(box, np.full((1, 1, 1), -10, np.float32), _fat_labels(box), FAT_HU)
+        wall, cavity = (section.distance(box.x, box.y, box.z) for section in (WALL, CAVITY))
+        muscle = _muscle_labels(box)
+        canvas.paint(box, wall, muscle, MUSCLE_HU, 0.12)
+        canvas.paint(box, _planes(box, wall, cavity, wave[box.window], spots[box.window]), muscle, FAT_HU + 20)
+        below_neck = smooth_max(cavity, (box.z - 472) * np.float32(0.6) + np.abs(box.x) * np.float32(0.15), 16)
+        canvas.paint(box, below_neck, _cavity_labels(box), FAT_HU + 5)
     _paint_armpits(canvas)
-    fat = np.where(box.z > diaphragm_mm(box.x, box.y), LABELS["fat_mediastinal"], LABELS["fat_peritoneal"])
-    below_neck = smooth_max(cavity, (box.z - 472) * np.float32(0.6) + np.abs(box.x) * np.float32(0.15), 16)
-    canvas.paint(box, below_neck, fat.astype(np.uint8), FAT_HU + 5)
     _paint_neck_fat(canvas)
 
 
-def _paint_planes(canvas: Canvas, box: Box, wall: Field, cavity: Field, rng: np.random.Generator) -> None:
-    """Fat between muscle layers, on the ribs, beside the spinous processes, and as short septa within muscles."""
-    none = np.float32(9)
-    wave = smooth_noise(box.shape, 18 / canvas.step_mm, rng)
+def _planes(box: Box, wall: Field, cavity: Field, wave: Field, spots: Field) -> Field:
+    """Distance to the fat between muscle layers, on the ribs, beside the spinous processes, and to short septa."""
     thick = np.maximum(cavity - wall, 1)
     depth = cavity / thick + np.float32(0.05) * wave
     sides = np.abs(box.x) > np.where(box.y < 0, np.float32(64), np.float32(70))
     layers = np.minimum(np.abs(depth - 0.42), np.abs(depth - 0.70)) * thick - np.float32(0.35)
-    layers = np.where(sides & (thick > 11) & (box.z < 484), layers, none)
+    layers = np.where(sides & (thick > 11) & (box.z < 484), layers, OUTSIDE)
     ribs = np.abs(CAGE.distance(box.x, box.y, box.z) - np.float32(5.5)) - np.float32(0.5) + np.float32(0.6) * wave
-    ribs = np.where((box.z > 195) & (box.z < 478) & (np.abs(box.x) > 34), ribs, none)
+    ribs = np.where((box.z > 195) & (box.z < 478) & (np.abs(box.x) > 34), ribs, OUTSIDE)
     back = np.abs(np.abs(box.x) - np.float32(27) - np.float32(0.25) * (box.y - 60) + 3 * wave) - np.float32(0.3)
-    back = np.where((box.y > 48) & (box.z < 460) & (cavity > 6), back, none)
-    segment = smooth_noise(box.shape, 24 / canvas.step_mm, rng) > 0.4
-    septa = np.where(segment & (wall < -4), np.abs(wave) * np.float32(8) - np.float32(0.3), none)
+    back = np.where((box.y > 48) & (box.z < 460) & (cavity > 6), back, OUTSIDE)
+    septa = np.where((spots > 0.4) & (wall < -4), np.abs(wave) * np.float32(8) - np.float32(0.3), OUTSIDE)
     planes = np.minimum(np.minimum(layers, ribs), np.minimum(back, septa))
-    canvas.paint(box, planes, canvas.labels[box.window].copy(), FAT_HU + 20)
+    return np.where(wall < 0.5, planes, OUTSIDE)
 
 
 def _paint_armpits(canvas: Canvas) -> None:
-    for sign, side in ((-1.0, "right"), (1.0, "left")):
+    for side, sign in SIDE_SIGNS.items():
         box = canvas.box((sign * 130 - 40, -45, 350), (sign * 130 + 40, 55, 470))
         lean = np.array([[1, 0, -sign * 0.25], [0, 1, 0], [sign * 0.25, 0, 1]])
         pad = ellipsoid(box, (sign * 133, 2, 410), (15, 27, 46), lean) + 3 * np.sin(box.y / 6) * np.sin(box.z / 9)
@@ -143,7 +141,7 @@ def _paint_armpits(canvas: Canvas) -> None:
 
 def _paint_neck_fat(canvas: Canvas) -> None:
     """The hollow above each collar bone."""
-    for sign in (-1.0, 1.0):
+    for sign in SIDE_SIGNS.values():
         box = canvas.box((sign * 54 - 40, -60, 455), (sign * 54 + 40, 30, 515))
         pad = ellipsoid(box, (sign * 54, -20, 482), (20, 15, 18)) + 3 * np.sin(box.x / 5) * np.sin(box.y / 6)
         canvas.paint(box, np.asarray(pad, np.float32), LABELS["neck"], FAT_HU)
@@ -153,6 +151,13 @@ def _fat_labels(box: Box) -> Field:
     chest = np.where(box.y < 0, _side(box.x, "fat_chest_front_right"), _side(box.x, "fat_chest_back_right"))
     belly = np.where(box.y < 0, _side(box.x, "fat_belly_front_right"), _side(box.x, "fat_belly_back_right"))
     return np.where(box.z > 240, chest, belly)
+
+
+def _cavity_labels(box: Box) -> Field:
+    """Mediastinum, the upper belly's fat, and below it four regions that hold small bowel and the fat round it."""
+    bowel = np.where(box.z > 40, _side(box.x, "bowel_upper_right"), _side(box.x, "bowel_lower_right"))
+    belly = np.where(box.z > BOWEL_TOP_MM, np.uint8(LABELS["fat_peritoneal"]), bowel)
+    return np.where(box.z > diaphragm_mm(box.x, box.y), np.uint8(LABELS["fat_mediastinal"]), belly)
 
 
 def _muscle_labels(box: Box) -> Field:
