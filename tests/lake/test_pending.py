@@ -68,5 +68,5 @@ def test_arrays_and_what_is_not_finite_survive_the_file(lake: Lake) -> None:
 
 def test_a_table_that_does_not_exist_is_named_before_a_file_is_left(lake: Lake) -> None:
     with pytest.raises(ConfigError, match="no table scan;"):
-        write_pending(lake.root, "run", "a1", {"scan": []})
+        write_pending(lake.root, "run", "a1", {"scan": [{}]})
     assert not (lake.root / "runs").exists()

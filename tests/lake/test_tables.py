@@ -38,19 +38,24 @@ def test_what_is_referred_to_is_committed_before_what_makes_it_exist(above: str,
 
 def test_arrays_are_stored_flat_in_row_order_and_numpy_numbers_as_plain_ones() -> None:
     row = plain_row(
-        {"ijk_to_lps_mm": np.arange(16.0).reshape(4, 4), "shape_z": np.int32(3), "spacing_z_mm": np.float32(2)}
+        "scans", {"ijk_to_lps_mm": np.arange(16.0).reshape(4, 4), "shape_z": np.int32(3), "spacing_z_mm": np.float32(2)}
     )
     assert row == {"ijk_to_lps_mm": [float(n) for n in range(16)], "shape_z": 3, "spacing_z_mm": 2.0}
 
 
 def test_what_is_not_finite_is_null() -> None:
-    assert plain_row({"noise_hu": float("nan"), "hu_max": np.inf})["noise_hu"] is None
-    assert plain_row({"ijk_to_lps_mm": np.array([1.0, np.nan])})["ijk_to_lps_mm"] == [1.0, None]
+    assert plain_row("scans", {"noise_hu": float("nan"), "hu_max": np.inf})["noise_hu"] is None
+    assert plain_row("scans", {"ijk_to_lps_mm": np.array([1.0, np.nan])})["ijk_to_lps_mm"] == [1.0, None]
 
 
 def test_values_without_fixed_types_become_canonical_json_and_text_stays_as_it_is() -> None:
-    row = plain_row({"evidence": {"b": np.float64(2.5), "a": (1, 2)}, "recipe": '{"x":1}'})
-    assert row == {"evidence": '{"a":[1,2],"b":2.5}', "recipe": '{"x":1}'}
+    row = plain_row("rejects", {"evidence": {"b": np.float64(2.5), "a": (1, 2)}, "options": '{"x":1}'})
+    assert row == {"evidence": '{"a":[1,2],"b":2.5}', "options": '{"x":1}'}
+
+
+def test_files_are_a_count_in_sources_and_a_list_in_models() -> None:
+    assert to_arrow("sources", [{"source_id": "q", "state": "s", "files": 3}], NOW)["files"].to_pylist() == [3]
+    assert to_arrow("models", [{"name": "m", "version": 1, "files": ["a"]}], NOW)["files"].to_pylist() == ['["a"]']
 
 
 def test_the_labels_of_a_manifest_stay_a_map() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from semgen_platform.lake.lake import Lake
-from semgen_platform.lake.tables import SCHEMAS, Row, plain_row, schema_of
+from semgen_platform.lake.tables import SCHEMAS, Row, plain_row
 
 FILES_AT_ONCE = 2000  # a MERGE costs its time per call rather than per row, and memory per row
 
@@ -23,13 +23,14 @@ Rows = Mapping[str, Sequence[Row]]
 
 
 def write_pending(lake_root: Path, run_id: str, attempt: str, rows_by_table: Rows) -> Path:
-    """Leave rows for the driver: {table: rows}. They appear as a whole file or not at all."""
-    for name in rows_by_table:
-        schema_of(name)
+    """Leave rows for the driver: {table: rows}. They appear as a whole file or not at all.
+
+    Raises ConfigError for a table or column that does not exist.
+    """
+    document = {name: [plain_row(name, row) for row in rows] for name, rows in rows_by_table.items()}
     folder = lake_root / "runs" / run_id / attempt / "pending"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{uuid.uuid4().hex}.json"
-    document = {name: [plain_row(row) for row in rows] for name, rows in rows_by_table.items()}
     with path.with_suffix(".partial").open("w", encoding="utf-8") as file:
         json.dump(document, file, allow_nan=False)
         file.flush()

@@ -155,9 +155,21 @@ def key_of(name: str, row: Row) -> tuple[Any, ...]:
     return tuple(row[column] for column in KEYS[name])
 
 
-def plain_row(row: Row) -> dict[str, Any]:
-    """The row as JSON types: arrays as flat lists, NumPy scalars as Python's, not finite as None, times as text."""
-    return {column: _json_text(value) if column in JSON_COLUMNS else _plain(value) for column, value in row.items()}
+def plain_row(name: str, row: Row) -> dict[str, Any]:
+    """The row of table `name` in JSON types: arrays as flat lists, NumPy scalars as Python's, not finite as None.
+
+    Raises ConfigError for a table or column that does not exist.
+    """
+    schema = schema_of(name)
+    unknown = sorted(set(row) - set(schema.names))
+    if unknown:
+        raise ConfigError(f"table {name} has no column {unknown[0]}; it has {', '.join(schema.names)}")
+    return {column: _json_text(value) if is_json(name, column) else _plain(value) for column, value in row.items()}
+
+
+def is_json(name: str, column: str) -> bool:
+    """Whether a column holds JSON text (`files` is a list of names in models and a count in sources)."""
+    return column in JSON_COLUMNS and bool(SCHEMAS[name].field(column).type == _TEXT)
 
 
 def to_arrow(name: str, rows: Sequence[Row], created_at: datetime) -> pa.Table:
@@ -165,11 +177,9 @@ def to_arrow(name: str, rows: Sequence[Row], created_at: datetime) -> pa.Table:
 
     Raises ConfigError for a table or column that does not exist.
     """
-    schema = schema_of(name)
-    unknown = sorted({column for row in rows for column in row} - set(schema.names))
-    if unknown:
-        raise ConfigError(f"table {name} has no column {unknown[0]}; it has {', '.join(schema.names)}")
-    return pa.Table.from_pylist([{**plain_row(row), "created_at": created_at} for row in rows], schema=schema)
+    return pa.Table.from_pylist(
+        [{**plain_row(name, row), "created_at": created_at} for row in rows], schema=schema_of(name)
+    )
 
 
 def schema_of(name: str) -> pa.Schema:

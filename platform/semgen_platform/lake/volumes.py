@@ -41,6 +41,7 @@ def write_volume(root: Path, volume: Volume, run_id: str) -> dict[str, Any]:
     levels = plan_levels(volume.shape_zyx, volume.spacing_zyx_mm)
     shards = _write_levels(folder, volume, levels)
     row = plain_row(
+        "scans",
         {
             "scan_id": scan_id,
             "content_id": content_id,
@@ -50,7 +51,7 @@ def write_volume(root: Path, volume: Volume, run_id: str) -> dict[str, Any]:
                 {**asdict(level), "shards": list(map(asdict, s))} for level, s in zip(levels, shards, strict=True)
             ],
             "bytes": sum(shard.bytes for of_level in shards for shard in of_level),
-        }
+        },
     )
     _write_json(folder / METADATA, _group_metadata(scan_id, content_id, volume, levels))
     _write_json(folder / COMPLETE, row)  # last: it makes the folder a volume
