@@ -261,6 +261,17 @@ def test_a_wrong_checksum_is_corrupt_though_every_voxel_inflates(make_ct: Any, r
     assert reasons_of(read_one(path)) == {"corrupt"}
 
 
+def test_bytes_behind_the_voxels_are_passed_over_but_endless_ones_are_not(
+    make_ct: Any, read_one: Read, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "a.nii", make_ct().T, np.diag([-0.7, -0.8, 2.5]))
+    data = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "some").write_bytes(gzip.compress(data + bytes(1000)))
+    (tmp_path / "many").write_bytes(gzip.compress(data + bytes(2 << 20)))
+    assert np.array_equal(volume_of(read_one(tmp_path / "some")).voxels, make_ct())
+    assert reasons_of(read_one(tmp_path / "many")) == {"corrupt"}
+
+
 def test_gzip_in_several_members_and_without_extension_is_read(make_ct: Any, read_one: Read, tmp_path: Path) -> None:
     write_image(tmp_path / "a.nii", make_ct().T, np.diag([-0.7, -0.8, 2.5]))
     data = (tmp_path / "a.nii").read_bytes()
