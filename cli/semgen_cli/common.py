@@ -51,7 +51,8 @@ def show(document: Mapping[str, Any], *, as_json: bool, lines: Sequence[str] | N
     if as_json:
         typer.echo(json.dumps(document, default=str))
         return
-    for line in lines if lines is not None else [f"{key:<14} {value}" for key, value in document.items()]:
+    width = max(map(len, document), default=0)
+    for line in lines if lines is not None else [f"{key:<{width}}  {value}" for key, value in document.items()]:
         typer.echo(line)
 
 

@@ -79,7 +79,7 @@ def _read_recipe(stage: str, recipe: str) -> dict[str, Any]:
         text = Path(recipe).read_text(encoding="utf-8")
     else:
         known = recipe_names(stage)
-        raise ConfigError(f"no recipe {recipe} for {stage}{_nearest(recipe, known)}; there are {', '.join(known)}")
+        raise ConfigError(f"no recipe {recipe} for {stage}; there are {', '.join(known)}{_nearest(recipe, known)}")
     values = _parse_yaml(text, f"recipe {recipe}") or {}
     if not isinstance(values, dict):
         raise ConfigError(f"recipe {recipe} is not a mapping of keys to values")

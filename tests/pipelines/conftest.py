@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def local_ray() -> Iterator[None]:
-    """A local Ray with enough logical CPUs for every pipeline here: two trainers, two actors, one for Ray's own tasks."""
+    """A local Ray with enough logical CPUs for every pipeline here: two trainers, two actors, one for Ray itself."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from semgen_pipelines.runtime import ray_session
 
