@@ -30,6 +30,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "train_encoder",
     "embed",
     "build_index",
+    "discover",
     "pretrain",
     "publish",
     "evaluate",

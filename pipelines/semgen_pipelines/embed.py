@@ -83,7 +83,7 @@ def embed(
         raise InputError("no scan is selected; look at --collection, --profile and --where, or ingest some")
     encoder_id = encoder_row(lake, encoder)["encoder_id"]
     selection = ids.digest_of(sorted(s.scan_id for s in scans))
-    run_id = ids.artefact_id("embed", recipe={}, revision=REVISION, parents=[encoder_id], selection=selection)
+    run_id = ids.artefact_id("vectors", recipe={}, revision=REVISION, parents=[encoder_id], selection=selection)
     with hold(lake.storage, run_id):
         commit_pending(lake, run_id)  # of the command that was killed
         fresh = _fresh(lake, encoder_id, scans)
