@@ -132,8 +132,10 @@ def _native_stderr_muted() -> Iterator[None]:
 
 def _quiet() -> None:
     """Silence Ray Data's bars and the loggers of Ray's libraries, which set their own levels when they are imported."""
+    from ray._private import worker
     from ray.data import DataContext
 
+    worker._worker_logs_enabled = False  # else what Ray pushes to drivers, such as a killed actor, is printed on stdout
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

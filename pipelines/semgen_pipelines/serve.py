@@ -64,7 +64,8 @@ def serving(
 
         _check_alone(serve)
         try:
-            _start(serve, host, port, (lake.uri, lake.version, sorted(served), token, limits))
+            with _no_information():
+                _start(serve, host, port, (lake.uri, lake.version, sorted(served), token, limits))
             exact = tuple(sorted({model.ref for model in served.values()}))
             index_id = index.index_id if index else None
             yield Serving(f"http://{_in_url(host)}:{port}", exact, index_id, token is not None, lake.version)
@@ -78,7 +79,6 @@ def _start(serve: Any, host: str, port: int, arguments: tuple[Any, ...]) -> None
 
     quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
     serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # starting sets it to INFO
     deployment = serve.deployment(serve.ingress()(Replica)).options(
         name=NAME,
         num_replicas=1,
@@ -87,6 +87,17 @@ def _start(serve: Any, host: str, port: int, arguments: tuple[Any, ...]) -> None
         logging_config=quiet,
     )
     serve.run(deployment.bind(*arguments), name=NAME, route_prefix="/")
+
+
+@contextmanager
+def _no_information() -> Iterator[None]:
+    """No INFO line inside the block: Serve sets its logger's level as it starts, and then announces itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class Replica:
