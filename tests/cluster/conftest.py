@@ -63,14 +63,19 @@ class Host:
             start_new_session=True,
         )
 
-    def run(self, *command: str, timeout: float = 300.0) -> str:
-        """Standard output of a command on this host; fails with its standard error."""
+    def finish(self, *command: str, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """A command on this host, run to its end."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             code = self.start(*command, stdout=out, stderr=err).wait(timeout)
             out.seek(0)
             err.seek(0)
-            assert code == 0, f"{' '.join(command)} ended with {code}\n{err.read()[-4000:]}"
-            return out.read()
+            return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+    def run(self, *command: str, timeout: float = 300.0) -> str:
+        """Standard output of a command on this host; fails with its standard error."""
+        done = self.finish(*command, timeout=timeout)
+        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}\n{done.stderr[-4000:]}"
+        return done.stdout
 
     def commands(self) -> dict[int, str]:
         """Command line by process id of all that runs on this host now; Ray names a worker after what it does."""

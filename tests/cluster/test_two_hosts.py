@@ -192,6 +192,13 @@ def test_ingest_has_a_worker_on_each_host_and_fills_one_lake(two_hosts: Any, ing
     assert (again["found"], again["already"], again["decoded"]) == (SCANS, SCANS, 0)
 
 
+def test_too_few_cpus_on_a_joined_ray_are_refused_with_the_sum(two_hosts: Any, scans: Path, lake: list[str]) -> None:
+    command = ("ingest", str(scans), *lake, "--collection", "more", "--workers", "8")
+    done = two_hosts.first.finish("semgen-platform", *command, "--address", two_hosts.ray_address)
+    assert done.returncode == 3
+    assert "has 4 CPUs and this needs 9 (8 for ingest workers + 1 for Ray's own tasks)" in done.stderr
+
+
 def test_pretraining_has_a_rank_on_each_host_and_makes_the_weights_of_one_host(
     two_hosts: Any, lake: list[str], discovery: str
 ) -> None:
