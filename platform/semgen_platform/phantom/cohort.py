@@ -32,6 +32,9 @@ from semgen_platform.phantom.scanner import Protocol, ScannerConfig, draw_protoc
 from semgen_platform.progress import Progress
 from semgen_platform.volume import Volume
 
+REVISION = 1
+"""Raised by hand whenever the same configuration gives other scans."""
+
 Format = Literal["nifti", "dicom", "mixed"]
 DICOM = ""
 MIXED = (".nii.gz", DICOM, ".nrrd", ".nii.gz", ".mha", DICOM)
@@ -114,11 +117,11 @@ def write_cohort(out: Path, config: CohortConfig, progress: Progress) -> dict[st
 def _claim(out: Path, config: CohortConfig) -> None:
     """Make the folders, or check that they hold this cohort (of any number of patients)."""
     marker = out / "cohort.json"
-    settings = config.model_dump(mode="json", exclude={"patients"})
+    settings = {"revision": REVISION, **config.model_dump(mode="json", exclude={"patients"})}
     if marker.is_file():
         if json.loads(marker.read_text(encoding="utf-8")) != settings:
             raise InputError(
-                f"{out} holds a cohort of another configuration ({marker.name} says which); give an empty folder"
+                f"{out} holds a cohort of other settings or another version, see {marker.name}; give a new folder"
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and no phantom cohort; give a new folder")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from semgen_platform import geometry
-from semgen_platform.errors import ConfigError
 from semgen_platform.phantom.scanner import LATTICE_MM, PhantomScan
 from semgen_platform.volume import Volume
 
@@ -22,14 +21,11 @@ _WORLD_AXIS = {letter: axis for axis, pair in enumerate(geometry.AXIS_LETTERS) f
 
 
 def oriented(volume: Volume, code: str) -> Volume:
-    """The volume (axes near LPS) with index axes that run to the letters of `code`, such as RAS. Raises ConfigError."""
-    axes = [_WORLD_AXIS.get(letter) for letter in code]
-    if sorted(a for a in axes if a is not None) != [0, 1, 2] or len(code) != 3:
-        raise ConfigError(f"orientation {code} is none; give one letter each of RL, AP and IS, such as LPS or RAS")
-    order = (axes[0] or 0, axes[1] or 0, axes[2] or 0)
+    """The volume (axes near LPS) with x, y, z index axes that run to the three letters of `code`, such as RAS."""
+    i, j, k = (_WORLD_AXIS[letter] for letter in code)
     flips = [letter in "RAI" for letter in code]
     voxels, affine = geometry.reorient(
-        volume.voxels, volume.ijk_to_lps_mm, geometry.AxisMap(order, (flips[0], flips[1], flips[2]))
+        volume.voxels, volume.ijk_to_lps_mm, geometry.AxisMap((i, j, k), (flips[0], flips[1], flips[2]))
     )
     return replace(volume, voxels=np.ascontiguousarray(voxels), ijk_to_lps_mm=affine)
 

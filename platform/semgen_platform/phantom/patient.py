@@ -8,10 +8,11 @@ patient is the same in every cohort that contains him.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 from pydantic import Field as Setting
 
 from semgen_platform.config import Config
@@ -35,12 +36,24 @@ BREATHING_LEVELS_MM = (40.0, 250.0, 400.0)
 Sex = Literal["female", "male"]
 
 
+def ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    """The pair itself. Raises ValueError if it is no range of numbers from 0 on."""
+    if not 0 <= pair[0] <= pair[1]:
+        raise ValueError("give two numbers from 0 on, the smaller first")
+    return pair
+
+
+Size = Annotated[float, Setting(gt=0)]
+Range = Annotated[tuple[Size, Size], AfterValidator(ascending)]
+"""Two positive numbers that values are drawn between."""
+
+
 class PatientConfig(Config):
     """How much patients differ."""
 
     pose_variation: bool = True
     """False: no shift, no rotation, scale 1 and exact ends of the coverage, whatever the ranges below say."""
-    size: tuple[float, float] = (0.85, 1.15)
+    size: Range = (0.85, 1.15)
     """Range of the scale of each body axis."""
     rotation_deg: float = Setting(10.0, ge=0, le=45)
     """Largest total angle."""
@@ -48,7 +61,7 @@ class PatientConfig(Config):
     """Largest shift in the field of view, an axis."""
     deformation_mm: float = Setting(3.5, ge=0, le=8)
     """Root mean square of the smooth random displacement, an axis; above 8 mm it could fold."""
-    fat_mm: tuple[float, float] = (5.0, 30.0)
+    fat_mm: Range = (5.0, 30.0)
     """Thickness of the subcutaneous fat at the belly."""
     breathing_mm: float = Setting(15.0, ge=0, le=25)
     """Largest rise of the diaphragm below full inspiration."""

@@ -7,17 +7,18 @@ are z, y, x; the grid's axes run near LPS, the orientation on disk is the writer
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 from pydantic import Field as Setting
 
 from semgen_platform import geometry
 from semgen_platform.config import Config
 from semgen_platform.ids import uniform_stream
 from semgen_platform.phantom.detector import PADDING_HU, Kernel, measured
-from semgen_platform.phantom.patient import PIVOT_XYZ_MM, Patient
+from semgen_platform.phantom.patient import PIVOT_XYZ_MM, Patient, Range, ascending
 from semgen_platform.phantom.sampling import Points, sample, table_height_mm
 from semgen_platform.volume import Volume
 
@@ -33,21 +34,30 @@ COVERAGE_MM: dict[Coverage, tuple[float, float]] = {
 """Body levels from which and to which a scan reaches."""
 
 
+def _is_orientation(code: str) -> str:
+    if sorted("RAI".find(c) if c in "RAI" else "LPS".find(c) for c in code) != [0, 1, 2]:
+        raise ValueError("give one letter each of RL, AP and IS, such as LPS or RAS")
+    return code
+
+
+Orientation = Annotated[str, AfterValidator(_is_orientation)]
+
+
 class ScannerConfig(Config):
     """How scans are taken."""
 
     matrix: int = Setting(256, ge=32, le=1024)
     """Pixels along x and y."""
-    field_of_view_mm: tuple[float, float] = (307.0, 461.0)
+    field_of_view_mm: Range = (307.0, 461.0)
     """Width of the picture; with a matrix of 512 it gives pixels of 0.6 to 0.9 mm."""
-    slice_mm: tuple[float, float] = (1.0, 3.0)
-    coverage: tuple[Coverage, ...] = ("chest", "chest_abdomen", "abdomen")
-    noise_hu: tuple[float, float] = (8.0, 25.0)
+    slice_mm: Range = (1.0, 3.0)
+    coverage: tuple[Coverage, ...] = Setting(("chest", "chest_abdomen", "abdomen"), min_length=1)
+    noise_hu: Annotated[tuple[float, float], AfterValidator(ascending)] = (8.0, 25.0)
     """Standard deviation of the noise in a trunk of middle size."""
-    kernels: tuple[Kernel, ...] = ("soft", "standard", "sharp")
+    kernels: tuple[Kernel, ...] = Setting(("soft", "standard", "sharp"), min_length=1)
     round_view_share: float = Setting(0.3, ge=0, le=1)
     """Share of scans with -1024 outside the circle in the picture's square."""
-    orientations: tuple[str, ...] = ("LPS", "RAS", "LAS", "LPI")
+    orientations: tuple[Orientation, ...] = Setting(("LPS", "RAS", "LAS", "LPI"), min_length=1)
     """Axis orders on disk; LAS and LPI are left-handed."""
     oblique_share: float = Setting(0.15, ge=0, le=1)
     """Share of scans on a grid that is turned against the patient axes by 4 to 14 degrees."""
