@@ -1,8 +1,8 @@
 """The recipe `aligned`: one pose a scan to a frozen atlas, anchors that cover it, refined and scored members, rows.
 
-METHOD.md 5b, steps 2 to 9, without the replacement of weak patterns. The work on scans is handed to a `Spread`; what comes
-out is a function of scans, vectors, frames, configuration and seed alone. Everything between scans is a sum of integers
-or a choice by id, so chunks and workers leave no trace.
+METHOD.md 5b, steps 2 to 9, without the replacement of weak patterns. The work on scans is handed to a `Spread`; what
+comes out is a function of scans, vectors, frames, configuration and seed alone. Everything between scans is a sum of
+integers or a choice by id, so chunks and workers leave no trace.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """One scan in its region: the pose, and which of the region's candidates it shows; region -1 where it was refused."""
+    """One scan in its region, or in region -1 if refused: the pose, and which of the region's candidates it shows."""
 
     region: int
     pose: Pose
@@ -80,7 +80,7 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A discovery: rows for the tables poses, patterns and members, sentences about what fell short, facts, and atlases."""
+    """A discovery: rows of poses, patterns and members, sentences on what fell short (notes), facts and atlases."""
 
     poses: list[Row]
     patterns: list[Row]
@@ -178,7 +178,8 @@ def _patients_showing(subjects: Sequence[Subject], placed: Mapping[str, Placed],
     for subject in subjects:
         here = placed[subject.scan_id].shows_A
         shows[subject.patient_id] = shows[subject.patient_id] | here if subject.patient_id in shows else here
-    return np.sum([*shows.values(), np.zeros(count, bool)], axis=0, dtype=np.int64)
+    total: NDArray[np.int64] = np.sum([*shows.values(), np.zeros(count, bool)], axis=0, dtype=np.int64)
+    return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +209,8 @@ def refine(
 ) -> dict[tuple[int, str], Fit]:
     """Where each pattern lies in each of its members, by (pattern, scan id) (steps 6 and 7).
 
-    The first template is the mean at the poses' places, the second the mean of the best half where the first found them.
-    Only training members enter a template.
+    The first template is the mean at the poses' places, the second the mean of the best half where the first found
+    them. Only training members enter a template.
     """
     of_scan: dict[str, list[int]] = {}
     for pattern in patterns:

@@ -1,13 +1,12 @@
 """Where patterns lie: boxes in the atlas that cover its tissue, differ from one another and are shown by enough scans.
 
-Step 4 of METHOD.md 5b. Greedy maximum coverage over a lattice; when no candidate is left the choice ends and says so, it
-never relaxes a limit in silence. Places are (z, y, x) in atlas mm.
+Step 4 of METHOD.md 5b. Greedy maximum coverage over a lattice; when no candidate is left the choice ends and says so,
+it never relaxes a limit in silence. Places are (z, y, x) in atlas mm.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +41,7 @@ class AnchorConfig(Config):
     """Least standard deviation of a crop's intensity (0 is -1000 HU, 1 is 400 HU)."""
 
     available_share: float = 0.8
-    """A candidate must lie inside this share of the scans, or inside as many as a pattern has members if that is less."""
+    """A candidate must lie inside this share of the patients, or inside as many as a pattern has members if less."""
 
     largest_iou: float = 0.25
     """Largest intersection over union of two crops; 0.10 suits C of at most 100."""
@@ -61,8 +60,9 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Anchors in the order of choice: indices into the candidates, tissue newly covered by each (ml), share of tissue covered.
+    """Anchors in the order of choice.
 
+    chosen : indices into the candidates. gain_ml : tissue that each newly covers. coverage : share of tissue covered.
     `shortfall` says in one sentence why there are fewer than wanted, or is "".
     """
 
@@ -135,7 +135,7 @@ def choose(
     atlas: Atlas, found: Candidates, shown_by_A: NDArray[np.int64], patients: int, members: int, wanted: int,
     config: AnchorConfig,
 ) -> Choice:  # fmt: skip
-    """Greedy maximum coverage of the atlas' tissue by at most `wanted` crops, with a quota for each third of its height.
+    """Greedy maximum coverage of the atlas' tissue by at most `wanted` crops, a quota for each third of its height.
 
     shown_by_A : number of `patients` in whom each candidate is available; members : K.
     """
@@ -182,7 +182,8 @@ def _thirds(z_A: FloatArray, usable_A: BoolArray) -> NDArray[np.int64]:
     """0, 1 or 2 for the lower, middle and upper third of the height that usable candidates span."""
     low, high = z_A[usable_A].min(), z_A[usable_A].max()
     share = (z_A - low) / max(high - low, 1e-9)
-    return np.clip((share * THIRDS).astype(np.int64), 0, THIRDS - 1)
+    third: NDArray[np.int64] = np.clip((share * THIRDS).astype(np.int64), 0, THIRDS - 1)
+    return third
 
 
 def _cover(uncovered_ZYX: FloatArray, grid: Grid, centre: FloatArray) -> None:

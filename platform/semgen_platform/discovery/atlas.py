@@ -94,7 +94,7 @@ class AtlasConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """A frozen atlas: what to align to, in how many scans each cell was seen, from which scans, and the digest of it all."""
+    """A frozen atlas: what to align to, how many scans show each cell, the scans it was made of, and a digest."""
 
     target: Target
     seen_by_ZYX: NDArray[np.int32]
@@ -106,7 +106,7 @@ class Atlas:
 def sample_scans(
     subjects: Sequence[Subject], vectors: Mapping[str, NDArray[Any]], config: AtlasConfig, seed: int
 ) -> list[str]:
-    """Scan ids for the atlas: one scan a patient by digest of the patient, taken in turn from the embedding's clusters."""
+    """Scan ids for the atlas: one a patient, by digest of the patient, taken in turn from the embedding's clusters."""
     first: dict[str, Subject] = {}
     for subject in sorted(subjects, key=lambda s: ids.digest_of([seed, s.patient_id, s.scan_id])):
         first.setdefault(subject.patient_id, subject)
@@ -121,7 +121,7 @@ def sample_scans(
 
 
 def _clusters(vectors_ND: NDArray[Any], count: int) -> list[int]:
-    """Cluster of each vector: the nearest of `count` seeds, each the farthest from those before; the first is the medoid."""
+    """Cluster of each vector: its nearest seed. The first is the medoid, each next the farthest from those before."""
     vectors = vectors_ND.astype(np.float64)
     seeds = [medoid(vectors)]
     nearest = _squared_distance(vectors, vectors[seeds[0]])
@@ -142,15 +142,18 @@ def medoid(vectors_ND: NDArray[Any]) -> int:
 
 
 def _squared_distance(vectors_ND: FloatArray, vector_D: FloatArray) -> FloatArray:
-    return ((vectors_ND - vector_D) ** 2).sum(axis=1)
+    squared: FloatArray = ((vectors_ND - vector_D) ** 2).sum(axis=1)
+    return squared
 
 
 def starting_scan(scans: Sequence[str], heights_mm: Mapping[str, float], vectors: Mapping[str, NDArray[Any]]) -> str:
-    """The widest scan near the medoid: of the half whose vectors are nearest to the mean, the one that covers most along z."""
+    """The widest scan near the medoid: of the half nearest to the mean vector, the one with the highest body."""
     ordered = sorted(scans)
     stacked = np.stack([vectors[s] for s in ordered]).astype(np.float64)
     distance = np.round(_squared_distance(stacked, stacked.mean(axis=0)), 9)
-    near = [ordered[i] for i in np.lexsort((np.arange(len(ordered)), distance))[: max(1, (len(ordered) + 1) // 2)]]
+    near: list[str] = [
+        ordered[i] for i in np.lexsort((np.arange(len(ordered)), distance))[: max(1, (len(ordered) + 1) // 2)]
+    ]
     return max(near, key=lambda s: (round(heights_mm[s], 3), s))
 
 
@@ -166,7 +169,7 @@ class AtlasWork:
 
 
 def build_regions(scans: Sequence[str], vectors: Mapping[str, NDArray[Any]], work: AtlasWork) -> list[Atlas]:
-    """One atlas, and one more for each set of at least `least_region` scans that fit none before (disjoint body regions).
+    """One atlas, and one more for each `least_region` or more scans that fit none before (disjoint body regions).
 
     Raises InputError if not even the first can be built.
     """
@@ -185,7 +188,7 @@ def build_regions(scans: Sequence[str], vectors: Mapping[str, NDArray[Any]], wor
 
 
 def build(scans: Sequence[str], vectors: Mapping[str, NDArray[Any]], work: AtlasWork) -> tuple[Atlas, list[str]]:
-    """(atlas of a sample, scans that did not pass the gate). Raises InputError if fewer than `least_seen` fit each other."""
+    """(atlas of a sample, scans refused by the gate). Raises InputError if fewer than `least_seen` fit each other."""
     heights = _joined(work.spread("coverage", partial(_heights_mm, work.read_frame), scans))
     start = starting_scan(scans, heights, vectors)
     target = _widened(as_target(work.read_frame(start).coarse()))
@@ -244,7 +247,7 @@ def _widened(target: Target) -> Target:
 
 
 def _sums(read_frame: ReadFrame, grid: Grid, used: Mapping[str, Pose], scan_ids: Sequence[str]) -> NDArray[np.int64]:
-    """(3, cells): sums over some scans of intensity and body, both in UNITS, and the number of scans that show a cell."""
+    """(3, cells): sums over some scans of intensity and body in UNITS, and how many scans show a cell."""
     cells = grid.centres_zyx_mm()
     totals = np.zeros((3, len(cells)), dtype=np.int64)
     for scan_id in scan_ids:

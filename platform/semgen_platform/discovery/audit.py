@@ -1,11 +1,11 @@
 """How good a discovery is, measured on phantoms whose truth is known.
 
-The table of METHOD.md 5b, "Measuring on labelled phantoms", over base rows only (scale 1, no jitter) that were kept, without
-the reference itself. Discovery never sees the truth; this module reads none from disk either.
+The table of METHOD.md 5b, "Measuring on labelled phantoms", over base rows only (scale 1, no jitter) that were kept,
+without the reference itself. Discovery never sees the truth; this module reads none from disk either.
 
-Choices that the table leaves open: histograms count every label, air and table too, at the cells of about 4 mm of the row's
-crop; the true place of a pattern is the median of its members' centres in the canonical body; coverage and overlap in the
-true body take base boxes round these places.
+Choices that the table leaves open: histograms count every label, air and table too, at the cells of about 4 mm of the
+row's crop; the true place of a pattern is the median of its members' centres in the canonical body; coverage and
+overlap in the true body take base boxes round these places.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Truth:
     def shows(self, points_lps_mm: FloatArray) -> BoolArray:
         """Which of (N, 3) LPS points lie inside the scan."""
         index = _index(self.zyx_to_lps_mm, points_lps_mm)
-        inside: BoolArray = ((index >= -0.5) & (index <= np.array(self.labels_ZYX.shape) - 0.5)).all(axis=1)
-        return inside
+        inside = (index >= -0.5) & (index <= np.array(self.labels_ZYX.shape) - 0.5)
+        return np.asarray(inside.all(axis=1), dtype=bool)
 
     def canonical_at(self, points_lps_mm: FloatArray) -> FloatArray:
         """Canonical-body coordinates (N, 3) of LPS points, linear between lattice points and beyond them."""
@@ -93,7 +93,8 @@ TruthOf = Callable[[str], Truth]
 
 def _index(zyx_to_lps_mm: FloatArray, points_lps_mm: FloatArray) -> FloatArray:
     inverse = np.linalg.inv(zyx_to_lps_mm)
-    return np.asarray(points_lps_mm) @ inverse[:3, :3].T + inverse[:3, 3]
+    index: FloatArray = np.asarray(points_lps_mm) @ inverse[:3, :3].T + inverse[:3, 3]
+    return index
 
 
 def crop_points_lps_mm(matrix: Any, shape_zyx: Shape = HISTOGRAM_SHAPE) -> FloatArray:
@@ -169,7 +170,7 @@ def _share(truths: NDArray[np.bool_]) -> float | None:
 
 
 def _coverage(centres_P3: FloatArray, truth_of: TruthOf, bodies: Sequence[str]) -> dict[str, float | None]:
-    """Shares of labels and of tissue inside some pattern's base box in the canonical body, over the voxels of `bodies`."""
+    """Shares of labels and of tissue inside some pattern's base box in the canonical body, over `bodies`."""
     inside, whole = np.zeros(256), np.zeros(256)
     half = np.array(BASE_BOX_ZYX_MM[::-1]) / 2
     for scan_id in bodies:
@@ -216,7 +217,10 @@ def _leakage(base: Sequence[Row]) -> dict[str, int]:
     sides: dict[str, set[str]] = {}
     for row in base:
         sides.setdefault(row["patient_id"], set()).add(row["split"])
-    return {"repeated_patients": len(pairs) - len(set(pairs)), "leaking_patients": sum(len(s) > 1 for s in sides.values())}
+    return {
+        "repeated_patients": len(pairs) - len(set(pairs)),
+        "leaking_patients": sum(len(s) > 1 for s in sides.values()),
+    }
 
 
 def audit_poses(poses: Sequence[Row], patterns: Sequence[Row], truth_of: TruthOf) -> dict[str, Any]:
@@ -234,18 +238,20 @@ def audit_poses(poses: Sequence[Row], patterns: Sequence[Row], truth_of: TruthOf
         world = np.array([p["centre_mm"] for p in here]) @ matrix[:3, :3].T + matrix[:3, 3]
         truth = truth_of(pose["scan_id"])
         shown = truth.shows(world)
-        for pattern, place in zip(np.array([p["pattern"] for p in here])[shown], truth.canonical_at(world[shown]), strict=True):
+        for pattern, place in zip(
+            np.array([p["pattern"] for p in here])[shown], truth.canonical_at(world[shown]), strict=True
+        ):
             places[pose["scan_id"], int(pattern)] = place
     landmarks = sorted({pattern for _, pattern in places})
     middle = {n: np.median([c for (_, m), c in places.items() if m == n], axis=0) for n in landmarks}
     errors: dict[str, list[float]] = {}
     for (scan_id, number), place in places.items():
         errors.setdefault(scan_id, []).append(float(np.linalg.norm(place - middle[number])))
-    by_scan = np.array([np.median(errors[s]) for s in sorted(errors)])
+    by_scan = [float(np.median(errors[s])) for s in sorted(errors)]
     return {
         "scans": len(poses),
         "refused": sum(bool(p["refused"]) for p in poses),
-        "wrong_accepted": int((by_scan > WRONG_MM).sum()),
+        "wrong_accepted": sum(e > WRONG_MM for e in by_scan),
         **_percentiles("pose_error", by_scan),
     }
 
@@ -255,21 +261,30 @@ def random_centres(members: Sequence[Row], truth_of: TruthOf, seed: int) -> list
 
     Places are uniform over body voxels round which the base box lies inside the scan; where there is none, over all.
     """
-    rows = []
-    for row in (r for r in members if is_base(r)):
-        truth = truth_of(row["scan_id"])
-        index = np.argwhere(truth.labels_ZYX > LABELS["table"])
-        steps = np.linalg.norm(truth.zyx_to_lps_mm[:3, :3], axis=0)
-        margin = np.array(BASE_BOX_ZYX_MM) / 2 / steps
-        fits = ((index >= margin) & (index <= np.array(truth.labels_ZYX.shape) - 1 - margin)).all(axis=1)
-        places = index[fits] if fits.any() else index
-        draw = ids.uniform_stream(seed, "random", row["pattern"], row["scan_id"]).integers(len(places))
-        centre = truth.zyx_to_lps_mm[:3, :3] @ places[draw] + truth.zyx_to_lps_mm[:3, 3]
-        matrix = box_matrix(np.eye(4), centre[::-1], 1.0)
-        rows.append(
-            member_row(
-                row["discovery_id"], row["pattern"], row["scan_id"], row["patient_id"], row["split"], matrix,
-                scale=1.0, jitter=0, score=None,
-            )
-        )  # fmt: skip
-    return sorted_members(rows)
+    by_scan: dict[str, list[Row]] = {}
+    for row in members:
+        if is_base(row):
+            by_scan.setdefault(row["scan_id"], []).append(row)
+    moved = []
+    for scan_id, rows in sorted(by_scan.items()):
+        truth = truth_of(scan_id)
+        places = _body_places(truth)
+        moved += [_at_random(row, truth, places, seed) for row in rows]
+    return sorted_members(moved)
+
+
+def _body_places(truth: Truth) -> NDArray[np.int64]:
+    """(N, 3) voxel indices of the body that leave room for the base box."""
+    index = np.argwhere(truth.labels_ZYX > LABELS["table"])
+    margin = np.array(BASE_BOX_ZYX_MM) / 2 / np.linalg.norm(truth.zyx_to_lps_mm[:3, :3], axis=0)
+    fits = ((index >= margin) & (index <= np.array(truth.labels_ZYX.shape) - 1 - margin)).all(axis=1)
+    return index[fits] if fits.any() else index
+
+
+def _at_random(row: Row, truth: Truth, places_N3: NDArray[np.int64], seed: int) -> Row:
+    draw = ids.uniform_stream(seed, "random", row["pattern"], row["scan_id"]).integers(len(places_N3))
+    centre = truth.zyx_to_lps_mm[:3, :3] @ places_N3[draw] + truth.zyx_to_lps_mm[:3, 3]
+    return member_row(
+        row["discovery_id"], row["pattern"], row["scan_id"], row["patient_id"], row["split"],
+        box_matrix(np.eye(4), centre[::-1], 1.0), scale=1.0, jitter=0, score=None,
+    )  # fmt: skip

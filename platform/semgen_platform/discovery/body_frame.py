@@ -1,7 +1,7 @@
-"""Every scan on one kind of grid: LPS axes, 4 mm cells, the body apart from table and air, what was measured and what not.
+"""Every scan on one kind of grid: LPS axes, 4 mm cells, body apart from table and air, measured apart from not.
 
-Step 1 of METHOD.md 5b, and the fixed input of the auto-encoder (step 0). Takes a coarse level as arrays; which level that
-is, is the caller's choice (spacings up to 4 mm serve well).
+Step 1 of METHOD.md 5b, and the fixed input of the auto-encoder (step 0). Takes a coarse level as arrays; which level
+that is, is the caller's choice (spacings up to 4 mm serve well).
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ class Frame:
 
 
 def body_frame(voxels_ZYX: NDArray[Any], zyx_to_lps_mm: Any, padding_hu: float | None, config: BodyConfig) -> Frame:
-    """The frame of a scan: voxels in HU (axes z, y, x), (4, 4) voxel index to LPS mm, the value outside the field of view."""
+    """The frame of a scan.
+
+    voxels_ZYX : HU. zyx_to_lps_mm : (4, 4), voxel index to LPS. padding_hu : value outside the field of view, or None.
+    """
     grid = grid_over(*extent_zyx_mm(_shape(voxels_ZYX), zyx_to_lps_mm), FRAME_SPACING_MM)
     hu, valid = mean_over_cells(voxels_ZYX, zyx_to_lps_mm, padding_hu, grid)
     body = body_mask(hu, FRAME_SPACING_MM, config)
@@ -152,10 +155,10 @@ def _shape(voxels_ZYX: NDArray[Any]) -> Shape:
 def encoder_input(
     voxels_ZYX: NDArray[Any], zyx_to_lps_mm: Any, padding_hu: float | None, shape_zyx: Shape, spacing_mm: float
 ) -> Float32Array:
-    """(z, y, x) float32 in [0, 1]: the scan's means on a fixed grid round the centre of its body box, air where there is no scan.
+    """(z, y, x) float32 in [0, 1]: the scan's means on a fixed grid round the centre of its body box.
 
-    Never stretched; HU -1000 is 0 and 1000 is 1. Real archives (128, 96, 112) at 4 mm, a demo (64, 48, 56) at 8 mm. A scan
-    without a body is centred on its own middle.
+    Never stretched; air where there is no scan; HU -1000 is 0 and 1000 is 1. Real archives take (128, 96, 112) at 4 mm,
+    a demo (64, 48, 56) at 8 mm. A scan without a body is centred on its own middle.
     """
     low, high = extent_zyx_mm(_shape(voxels_ZYX), zyx_to_lps_mm)
     box_grid = grid_over(low, high, FRAME_SPACING_MM)
@@ -170,4 +173,5 @@ def encoder_input(
     )
     window_low, window_high = ENCODER_WINDOW_HU
     hu = np.where(valid, hu, np.float32(AIR_HU))
-    return np.clip((hu - window_low) / (window_high - window_low), 0, 1, dtype=np.float32)
+    scaled: Float32Array = np.clip((hu - window_low) / (window_high - window_low), 0, 1, dtype=np.float32)
+    return scaled

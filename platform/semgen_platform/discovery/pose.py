@@ -1,8 +1,8 @@
 """One pose per scan: nine numbers that carry the atlas into a scan, and the gate that refuses what did not fit.
 
-Step 3 of METHOD.md 5b. Two starts (masked-NCC translation by FFT after Padfield 2012; body box with the lungs' ends), each
-refined by inverse-compositional Gauss-Newton (Baker and Matthews 2004) with shift, rotation and scale. A scan that fails
-all starts is refused and says why. Places are (z, y, x) in LPS mm throughout.
+Step 3 of METHOD.md 5b. Two starts (masked-NCC translation by FFT after Padfield 2012; body box with the lungs' ends),
+each refined by inverse-compositional Gauss-Newton (Baker and Matthews 2004) with shift, rotation and scale. A scan that
+fails all starts is refused and says why. Places are (z, y, x) in LPS mm throughout.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class PoseConfig(Config):
 class Pose:
     """Where a scan lies in the atlas.
 
-    matrix : (4, 4) float64, atlas (z, y, x, 1) in mm to the scan's (z, y, x, 1) in LPS mm; rotation times scale, and shift.
+    matrix : (4, 4) float64, atlas (z, y, x, 1) in mm to the scan's (z, y, x, 1) in LPS mm; rotation times scale, and
+    shift.
     ncc, overlap, common : normalised cross correlation, body overlap and share of the scan's body inside the atlas.
     log_scale_zyx : natural logarithm of the stretch along the atlas axes.
     refused : why the scan cannot be used, or "".
@@ -126,7 +127,8 @@ GENERATORS = np.array(
 def intensity(hu_ZYX: Float32Array) -> Float32Array:
     """Clipped HU as [0, 1]."""
     low, high = CLIP_HU
-    return np.clip((hu_ZYX - low) / (high - low), 0, 1, dtype=np.float32)
+    scaled: Float32Array = np.clip((hu_ZYX - low) / (high - low), 0, 1, dtype=np.float32)
+    return scaled
 
 
 def as_target(frame: Frame) -> Target:
@@ -145,7 +147,7 @@ def prepare(target: Target, config: PoseConfig) -> Prepared:
     return Prepared(target, centre, templates)
 
 
-def _choose_cells(target: Target, count: int) -> FloatArray:
+def _choose_cells(target: Target, count: int) -> NDArray[np.int64]:
     near_body = ndimage.binary_dilation(target.body_ZYX, iterations=2)
     seen = ndimage.binary_erosion(target.seen_ZYX)  # the gradient needs both neighbours
     cells = np.flatnonzero(near_body & seen)
@@ -153,7 +155,7 @@ def _choose_cells(target: Target, count: int) -> FloatArray:
 
 
 def _make_template(
-    target: Target, smoothing_mm: float, chosen: FloatArray, points_N3: FloatArray, centre: FloatArray
+    target: Target, smoothing_mm: float, chosen: NDArray[np.int64], points_N3: FloatArray, centre: FloatArray
 ) -> Template:
     smooth = _smooth(target.intensity_ZYX, target.seen_ZYX, smoothing_mm / target.grid.spacing_mm)
     gradient_3N = np.stack([g.ravel()[chosen] for g in np.gradient(smooth, target.grid.spacing_mm)]).astype(np.float64)
@@ -255,7 +257,7 @@ def _step(
 
 
 def _composed(matrix: FloatArray, change_9: FloatArray, centre: FloatArray) -> FloatArray:
-    """matrix after the inverse of the small change, brought back to rotation times scale; the centre goes where it went."""
+    """`matrix` after the inverse of a small change, made rotation times scale again; the centre goes where it went."""
     shift, turn, stretch = change_9[:3], change_9[3:6] / RADIUS_MM, change_9[6:] / RADIUS_MM
     small = np.eye(3) + np.tensordot(turn, GENERATORS, 1) + np.diag(stretch)
     inverse = np.linalg.inv(small)
@@ -311,7 +313,7 @@ def correlation(a_N: Float32Array, b_N: Float32Array) -> float:
 
 
 def body_overlap(scan: _ScanFields, target: Target, matrix: FloatArray) -> tuple[float, float]:
-    """(intersection over union of the bodies where both were measured, share of the scan's body inside the seen atlas)."""
+    """(IoU of the bodies where both were measured, share of the scan's body inside the seen atlas)."""
     cells = target.grid.centres_zyx_mm().reshape(*target.grid.shape_zyx, 3)[::2, ::2, ::2].reshape(-1, 3)
     atlas_body, seen = target.body_ZYX[::2, ::2, ::2].ravel(), target.seen_ZYX[::2, ::2, ::2].ravel()
     body, mass = sample(scan.body, scan.frame.grid, mapped(matrix, cells))
@@ -325,7 +327,7 @@ def body_overlap(scan: _ScanFields, target: Target, matrix: FloatArray) -> tuple
 
 
 def box_start(frame: Frame, target: Target) -> FloatArray:
-    """Body boxes laid on each other in y and x, the lungs' ends in z; where one end is missing the other gives the shift."""
+    """Body boxes laid on each other in y and x, the lungs' ends in z; if one is missing the other gives the shift."""
     low, high = _body_box(frame.body_ZYX, frame.grid)
     atlas_low, atlas_high = _body_box(target.body_ZYX, target.grid)
     scale = np.clip((high - low) / (atlas_high - atlas_low), 0.8, 1.25)

@@ -1,10 +1,12 @@
-"""The recipe `published`: crops at one voxel coordinate in the scans nearest by embedding, as Haghighi et al. 2020 released it.
+"""The recipe `published`: crops at one voxel coordinate in the scans nearest by embedding, as Haghighi et al. 2020
+released it.
 
-METHOD.md 5.1. Its constants are voxels of 512x512 scans; a cohort of another size sets `scale_xy` and `scale_z`. The faults
-of 5.2 are kept, since they are what the recipe is compared for (voxel coordinates 1, unscored members 2, overlapping
-patterns 5, random references 6, lung bias 7, a burnt reference 10, drifting scales 14), but for those that crash or
-corrupt: HU are tested as HU (8, 9), short scans are passed over (11), nothing is lost on saving (12, 13), rows instead of
-copies (15), every draw has its stream (16), sides go by split group (18). The encoder is the one of 5b step 0 (3, 4).
+METHOD.md 5.1. Its constants are voxels of 512x512 scans; a cohort of another size sets `scale_xy` and `scale_z`. The
+faults of 5.2 are kept, since they are what the recipe is compared for (voxel coordinates 1, unscored members 2,
+overlapping patterns 5, random references 6, lung bias 7, a burnt reference 10, drifting scales 14), but for those that
+crash or corrupt: HU are tested as HU (8, 9), short scans are passed over (11), nothing is lost on saving (12, 13), rows
+instead of copies (15), every draw has its stream (16), sides go by split group (18). The encoder is the one of 5b step
+0 (3, 4).
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class PublishedConfig(Config):
     """Draws on one reference."""
 
     patterns_per_reference: int = 1
-    """1 as published; a small cohort that must give more patterns than it has scans goes through its references again."""
+    """1 as published; a cohort that must give more patterns than it has scans goes through its references again."""
 
     side_range: tuple[int, int] = (50, 79)
     """Sides in plane of the crops of resolutions 2 and 3."""
@@ -94,7 +96,9 @@ class PublishedConfig(Config):
 
     def scaled(self, length_zyx: Sequence[float]) -> Shape:
         """Lengths in the cohort's voxels, at least 1."""
-        z, y, x = (max(1, round(n * s)) for n, s in zip(length_zyx, (self.scale_z, self.scale_xy, self.scale_xy), strict=True))
+        z, y, x = (
+            max(1, round(n * s)) for n, s in zip(length_zyx, (self.scale_z, self.scale_xy, self.scale_xy), strict=True)
+        )
         return z, y, x
 
 
@@ -161,7 +165,7 @@ def draw_anchors(train: Sequence[GridSubject], read_voxels: ReadVoxels, config: 
 def _draw_on(
     reference: GridSubject, turn: int, earlier: Sequence[Anchor], read_voxels: ReadVoxels, config: PublishedConfig
 ) -> Anchor | None:
-    """An acceptable anchor on one reference, or None: too short, too near an earlier one (fault 10), or too much tissue."""
+    """An acceptable anchor on a reference, or None: too short, too near an earlier one (fault 10), too much tissue."""
     crop, border = config.scaled(config.crop_zyx), config.scaled(config.border_zyx)
     spare = (config.scaled((3, 1, 1))[0], 0, 0)  # the published z range keeps three slices more
     last = [n - c - s - 1 - b for n, c, s, b in zip(reference.shape_zyx, crop, spare, border, strict=True)]
@@ -189,10 +193,10 @@ def tissue_weights(voxels_ZYX: NDArray[Any], tissue_hu: float) -> NDArray[np.flo
 
 def _no_anchor(subjects: Sequence[GridSubject], config: PublishedConfig) -> str:
     shape = np.median([s.shape_zyx for s in subjects], axis=0).astype(int).tolist()
+    border, crop = list(config.scaled(config.border_zyx)), list(config.scaled(config.crop_zyx))
     return (
-        f"no reference gives an anchor: scans of about {shape} voxels (z, y, x) with borders of "
-        f"{list(config.scaled(config.border_zyx))} and crops of {list(config.scaled(config.crop_zyx))}; set scale_xy to about "
-        f"{shape[2] / 512:.2f} and scale_z to the published 1.5 mm over your slice spacing"
+        f"no reference gives an anchor: scans of about {shape} voxels (z, y, x) with borders of {border} and crops of "
+        f"{crop}; set scale_xy to about {shape[2] / 512:.2f} and scale_z to 1.5 over your slice spacing in mm"
     )
 
 

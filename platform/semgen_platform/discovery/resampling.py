@@ -1,7 +1,7 @@
 """Grids along the axes of patient space, means of a scan over their cells, and values between their centres.
 
-Inside discovery a place is (z, y, x) in LPS+ millimetres, so that points, shifts and arrays share one axis order; `lps_matrix`
-and `zyx_matrix` convert at the edge. Nothing here uses BLAS, whose sums may depend on the number of threads.
+Inside discovery a place is (z, y, x) in LPS+ millimetres, so that points, shifts and arrays share one axis order;
+`zyx_matrix` converts at the edge. Nothing here uses BLAS, whose sums may depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def mean_over_cells(
 ) -> tuple[Float32Array, BoolArray]:
     """(mean HU, validity) of a scan on a grid; cells without measured voxels hold air and are invalid.
 
-    The mean is that of the trilinear interpolant over each cell, so it is an area mean where voxels are finer than cells
-    and a smooth line where slices are thicker. Voxels that equal `padding_hu` do not count. An oblique scan is averaged
-    over cells along its own axes first and then interpolated, since a separable mean has no other axes.
+    The mean is that of the trilinear interpolant over each cell, so it is an area mean where voxels are finer than
+    cells and a smooth line where slices are thicker. Voxels that equal `padding_hu` do not count. An oblique scan is
+    averaged over cells along its own axes first and then interpolated, since a separable mean has no other axes.
     """
     affine = geometry.reverse_index_axes(np.asarray(zyx_to_lps_mm, dtype=np.float64))
     voxels, affine = geometry.reorient(voxels_ZYX, affine, geometry.canonical_axes(affine))
@@ -91,10 +91,8 @@ def mean_over_cells(
 def _separable_mean(
     voxels_ZYX: NDArray[Any], first_zyx_mm: FloatArray, spacing_zyx_mm: FloatArray, padding_hu: float | None, grid: Grid
 ) -> tuple[Float32Array, BoolArray]:
-    weights = [
-        _cell_weights(voxels_ZYX.shape[a], first_zyx_mm[a], spacing_zyx_mm[a], grid.shape_zyx[a], grid.origin_zyx_mm[a], grid.spacing_mm)
-        for a in range(3)
-    ]  # fmt: skip
+    shape = voxels_ZYX.shape
+    weights = [_cell_weights(shape[a], first_zyx_mm[a], spacing_zyx_mm[a], grid, a) for a in range(3)]
     values = voxels_ZYX.astype(np.float32)
     measured = None if padding_hu is None else voxels_ZYX != padding_hu
     if measured is None or measured.all():
@@ -122,13 +120,13 @@ def _apply_weights(weights: list[sparse.csr_array], values_ZYX: Float32Array) ->
     return np.ascontiguousarray(out)
 
 
-def _cell_weights(
-    voxels: int, first_mm: float, step_mm: float, cells: int, origin_mm: float, cell_mm: float
-) -> sparse.csr_array[Any]:
-    """(cells, voxels) float32: the mean of each voxel's linear hat over each cell; a row sums to the cell's covered share.
+def _cell_weights(voxels: int, first_mm: float, step_mm: float, grid: Grid, axis: int) -> sparse.csr_array[Any]:
+    """(cells, voxels) float32: the mean of each voxel's linear hat over each cell; a row sums to the cell's covered
+    share.
 
     The outermost voxels are held constant over their outer halves.
     """
+    cells, origin_mm, cell_mm = grid.shape_zyx[axis], grid.origin_zyx_mm[axis], grid.spacing_mm
     edges = (origin_mm + (np.arange(cells + 1) - 0.5) * cell_mm - first_mm) / step_mm
     edges = np.clip(edges, -0.5, voxels - 0.5)
     integral = _hat_integral(edges[:, None] - np.arange(voxels)[None])
@@ -151,7 +149,7 @@ def _oblique_mean(
     own = grid_over(-0.5 * steps, (np.array(voxels_ZYX.shape) - 0.5) * steps, grid.spacing_mm)
     mean, valid = _separable_mean(voxels_ZYX, np.zeros(3), steps, padding_hu, own)
     to_index = np.linalg.inv(zyx_matrix(geometry.reverse_index_axes(ijk_to_lps_mm)))
-    points = geometry.apply_affine(to_index, grid.centres_zyx_mm()) * steps
+    points = geometry.apply_affine(np.asarray(to_index, dtype=np.float64), grid.centres_zyx_mm()) * steps
     total, mass = sample(field(np.where(valid, mean, 0), valid), own, points)
     inside = mass >= LEAST_COVERED
     hu = np.divide(total, mass, out=np.full(total.shape, AIR_HU, np.float32), where=inside)
@@ -166,7 +164,8 @@ def field(*channels_ZYX: NDArray[Any]) -> torch.Tensor:
 def sample(field_CZYX: torch.Tensor, grid: Grid, points_zyx_mm: FloatArray) -> Float32Array:
     """(C, N) trilinear values of a field at (N, 3) points in mm; outside the grid every channel is 0.
 
-    So a channel that was multiplied by its validity, divided by the validity channel, is the mean over valid neighbours.
+    So a channel that was multiplied by its validity, divided by the validity channel, is the mean over valid
+    neighbours.
     """
     index_xyz = grid.to_index(points_zyx_mm)[:, ::-1]
     unit = (2 * index_xyz + 1) / np.array(grid.shape_zyx[::-1]) - 1  # -1 and 1 are the outer faces
@@ -177,7 +176,7 @@ def sample(field_CZYX: torch.Tensor, grid: Grid, points_zyx_mm: FloatArray) -> F
 
 
 def halved(values_ZYX: NDArray[Any], valid_ZYX: BoolArray) -> tuple[Float32Array, BoolArray]:
-    """Means of the valid values in blocks of 2x2x2 and where at least half of a block is valid; odd sizes are filled up."""
+    """(means of the valid values in blocks of 2x2x2, where half a block or more is valid); odd sizes are filled up."""
     widths = [(0, n % 2) for n in values_ZYX.shape]
     total = _sum_of_pairs(np.pad(np.where(valid_ZYX, values_ZYX, 0).astype(np.float32), widths))
     count = _sum_of_pairs(np.pad(valid_ZYX.astype(np.float32), widths))

@@ -1,12 +1,12 @@
 """The crop that a row describes, and the rows of both recipes for the tables poses, patterns and members.
 
-A row's matrix carries the voxel index (z, y, x, 1) of a crop of BASE_SHAPE_ZYX to the scan's LPS mm. Pixels are cut from
-it at training time, at any number of voxels (`matrix_for_shape`). Columns are those of lake/tables.py.
+A row's matrix carries the voxel index (z, y, x, 1) of a crop of BASE_SHAPE_ZYX to the scan's LPS mm. Pixels are cut
+from it at training time, at any number of voxels (`matrix_for_shape`). Columns are those of lake/tables.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ DECIMALS = 6  # of every number in a row: nanometres, so that the last bits of a
 
 
 def box_matrix(to_scan: FloatArray, centre_zyx_mm: Any, scale: float) -> FloatArray:
-    """(4, 4) crop index to LPS mm for the base box times `scale` round a place in mm, carried into the scan by `to_scan`.
+    """(4, 4) crop index to LPS mm for the base box times `scale` round a place in mm, carried into the scan by
+    `to_scan`.
 
     to_scan : (4, 4), places (z, y, x, 1) to the scan's (z, y, x, 1) in LPS mm, as a pose has it.
     """
@@ -39,7 +40,8 @@ def centre_lps_mm(matrix: FloatArray) -> FloatArray:
 
 
 def matrix_for_shape(matrix: Any, shape_zyx: Shape) -> FloatArray:
-    """The same box cut into another number of voxels: crop index of `shape_zyx` to LPS mm; outer faces stay where they are.
+    """The same box cut into another number of voxels: crop index of `shape_zyx` to LPS mm; outer faces stay where they
+    are.
 
     matrix : (4, 4), or the 16 numbers of a row.
     """
@@ -70,7 +72,7 @@ def member_row(
     }
 
 
-def is_base(row: Row) -> bool:
+def is_base(row: Mapping[str, Any]) -> bool:
     """Whether a member's row is its base crop: scale 1, no jitter."""
     return bool(row["scale"] == 1.0 and row["jitter"] == 0)
 
