@@ -110,6 +110,13 @@ def test_one_byte_over_the_limit_is_too_large_and_at_the_limit_is_not(start: Any
     assert (status, document["code"], document["evidence"]) == (413, "too_large", {"limit_bytes": size - 1})
 
 
+def test_a_body_far_over_the_limit_is_not_received(start: Any, tmp_path: Path) -> None:
+    """The server answers or closes the line long before the 64 MB are sent."""
+    (tmp_path / "large.nii").write_bytes(bytes(2**26))
+    with pytest.raises(InputError, match=r"413|closed the line"):
+        start(limits=Limits(upload_bytes=1000)).embed("small", tmp_path / "large.nii")
+
+
 def test_a_body_that_hides_its_length_is_cut_at_the_limit() -> None:
     app = application({}, _index(), token=None, limits=Limits(upload_bytes=1000))
 

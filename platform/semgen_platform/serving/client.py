@@ -67,7 +67,9 @@ class Client:
         except urllib.error.HTTPError as error:
             raise InputError(f"{self._url} answered {error.code}: {_sentence(error)}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise InputError(f"{self._url} does not answer ({error}); is the server running there?") from None
+            if isinstance(getattr(error, "reason", error), (BrokenPipeError, ConnectionResetError)):
+                raise InputError(f"{self._url} closed the line on the scan; it may be larger than it takes") from error
+            raise InputError(f"{self._url} does not answer ({error}); is the server running there?") from error
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:

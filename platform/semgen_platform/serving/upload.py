@@ -20,6 +20,8 @@ from semgen_platform.formats.sniff import list_sources
 from semgen_platform.volume import UNTRAINABLE_FLAGS, Refusal, Volume
 
 GZIP_MAGIC = b"\x1f\x8b"
+DRAINED_BYTES = 2**20
+"""Read and dropped of a body that is too large, so that who sends a little too much hears why."""
 VOXEL_BYTES = 4  # float32 at most
 LEAST_SLICES = 1  # the sender chose this scan; ingest's limit is for archives
 
@@ -35,15 +37,17 @@ class RequestError(SemgenError):
 async def receive(chunks: AsyncIterator[bytes], declared_bytes: int | None, limit_bytes: int, folder: Path) -> Path:
     """Write a body into `folder` as it comes, named by what its first bytes are.
 
-    Raises RequestError 413 above the limit, before a byte is read where the header says so, and 400 for no body.
+    Raises RequestError 413 above the limit, before anything is kept where the header says so, and 400 for no body.
     """
     path, received = folder / "body", 0
-    if declared_bytes is not None and declared_bytes > limit_bytes:
-        raise _too_large(limit_bytes)
     with path.open("wb") as file:
+        if declared_bytes is not None and declared_bytes > limit_bytes:
+            await _drop(chunks)
+            raise _too_large(limit_bytes)
         async for chunk in chunks:
             received += len(chunk)
             if received > limit_bytes:
+                await _drop(chunks)
                 raise _too_large(limit_bytes)
             file.write(chunk)
     with path.open("rb") as file:
@@ -51,6 +55,14 @@ async def receive(chunks: AsyncIterator[bytes], declared_bytes: int | None, limi
     if not received:
         raise RequestError(400, "the request has no body; send a NIfTI file (.nii or .nii.gz)", "empty")
     return path.rename(folder / ("body.nii.gz" if gzipped else "body.nii"))
+
+
+async def _drop(chunks: AsyncIterator[bytes]) -> None:
+    dropped = 0
+    async for chunk in chunks:
+        dropped += len(chunk)
+        if dropped > DRAINED_BYTES:
+            return
 
 
 def _too_large(limit_bytes: int) -> RequestError:
