@@ -31,7 +31,9 @@ def discover(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Find places that many scans share, e.g. semgen-platform discover --lake ./lake --recipe aligned
+    """Find places that many scans share.
+
+    Example: semgen-platform discover --lake ./lake --recipe aligned
 
     Every selected scan needs a vector first (embed). The same scans and recipe give the same discovery.
     """

@@ -37,6 +37,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "serve",
     "encoders",
     "indexes",
+    "discoveries",
     "runs",
     "models",
 )

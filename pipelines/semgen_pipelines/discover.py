@@ -37,6 +37,7 @@ from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
 from semgen_platform.lake.selection import Scan
 from semgen_platform.progress import Progress
+from semgen_platform.reports.discovery import discovery_report
 from semgen_platform.search import whitening
 
 ROWS_AT_ONCE = 20_000  # a MERGE holds its rows in memory
@@ -124,7 +125,9 @@ def discover(
         found = (named.artefact_id,) in lake.head_keys("discoveries")
         if not found:
             result = _run(lake, scans, embedder, config, named, folder, workers, address, quiet=quiet)
-            _write_rows(lake, named, result, embedder, config, len(scans))
+            row = _discovery_row(lake, named, result, embedder.encoder_id, config, len(scans))
+            _write_report(lake, scans, result, row, folder / REPORT)
+            _write_rows(lake, result, row)
             shutil.rmtree(folder / "poses", ignore_errors=True)
         lake.commit("discover", named.artefact_id)
     return summary_of(lake.refresh(), named.artefact_id, found=found)
@@ -142,7 +145,7 @@ def _run(
     *,
     quiet: bool,
 ) -> Found:
-    """The discovery's rows, with its atlases and report written."""
+    """The discovery's rows, with its atlases written."""
     raw = vectors_of(lake, embedder.encoder_id, scans, embedder.dimension)
     folder.mkdir(parents=True, exist_ok=True)
     if config.published is not None:
@@ -216,20 +219,29 @@ def _save_atlas(atlas: Atlas, path: Path) -> None:
     )
 
 
-def _write_rows(lake: Lake, named: Made, result: Found, embedder: Embedder, config: DiscoverConfig, scans: int) -> None:
-    """What the discovery refers to first, its own row last."""
-    for table, rows in (("poses", result.poses), ("members", result.members), ("patterns", result.patterns)):
-        for batch in _batches(rows):
-            lake.insert(table, [{**row, "run_id": named.artefact_id} for row in batch])
-    row = {
+def _discovery_row(lake: Lake, named: Made, result: Found, encoder_id: str, config: DiscoverConfig, scans: int) -> Row:
+    return {
         "discovery_id": named.artefact_id,
-        "encoder_id": embedder.encoder_id,
+        "encoder_id": encoder_id,
         **named.columns(lake, result.digest),
         "seed": config.seed,
         "patterns": len(result.patterns),
         "members": len(result.members),
         "details": {"scans": scans, "notes": result.notes, **result.details},
     }
+
+
+def _write_report(lake: Lake, scans: Sequence[Scan], result: Found, row: Row, path: Path) -> None:
+    reader = CropReader(lake.root, scans)
+    page = discovery_report(row, result.patterns, result.members, result.poses, reader.read)
+    path.write_text(page, encoding="utf-8")
+
+
+def _write_rows(lake: Lake, result: Found, row: Row) -> None:
+    """What the discovery refers to first, its own row last."""
+    for table, rows in (("poses", result.poses), ("members", result.members), ("patterns", result.patterns)):
+        for batch in _batches(rows):
+            lake.insert(table, [{**own, "run_id": row["run_id"]} for own in batch])
     lake.insert("discoveries", [row])
 
 
