@@ -55,8 +55,9 @@ done
 semgen-platform lake init >/dev/null
 
 # 1. Scans. The held-out patients have other noise and another kernel, and a collection of their own.
-stage phantom phantom "$DEMO/phantoms" --patients 32 --seed 7 --format mixed --matrix 144
-stage phantom_held_out phantom "$DEMO/held_out" --patients 8 --seed 8 --first-patient 1000 --format nifti --matrix 144 --scanner other
+stage phantom phantom "$DEMO/phantoms" --patients 32 --seed 7 --format mixed --matrix 160 --set "slice_mm=[2,3]" --set "kernels=[soft,standard]"
+stage phantom_held_out phantom "$DEMO/held_out" --patients 8 --seed 7 --matrix 160 --set first_patient=1000 \
+    --set "slice_mm=[2,3]" --set "noise_hu=[30,45]" --set "kernels=[sharp]"
 
 # 2. Into the lake, with what the manifest says of each.
 stage ingest ingest "$DEMO/phantoms/scans" --collection phantoms --manifest "$DEMO/phantoms/manifest.csv"
@@ -64,13 +65,13 @@ stage ingest_held_out ingest "$DEMO/held_out/scans" --collection held-out --mani
 [ -z "$SCANS" ] || stage ingest_real ingest "$SCANS" --collection real --report "$DEMO/results/real.csv"
 
 # 3. An auto-encoder, a vector for every scan, and neighbours.
-stage train_encoder train-encoder --collection phantoms
+stage train_encoder train-encoder --recipe demo --collection phantoms
 stage embed embed
 stage build_index build-index
 
 # 4. Recurring anatomy becomes classes: as published, and aligned in millimetres. The audit knows the phantoms' truth.
 for recipe in published aligned; do
-    stage "discover_$recipe" discover --recipe "$recipe" --collection phantoms
+    stage "discover_$recipe" discover --recipe "$recipe-demo" --collection phantoms
     stage "audit_$recipe" discoveries audit latest --truth "$DEMO/phantoms/truth"
 done
 
@@ -80,9 +81,12 @@ stage publish publish latest --name demo
 stage evaluate evaluate probe --model demo --collection held-out --truth "$DEMO/held_out/truth"
 
 # 6. Serve, and ask.
+echo "--- serve: semgen-platform serve --port $PORT --model demo" >&2
 semgen-platform serve --port "$PORT" --model demo &
 server=$!
+started=$SECONDS
 python examples/demo_query.py "http://127.0.0.1:$PORT" "$DEMO/held_out/scans" >"$DEMO/results/query.json"
+echo $((SECONDS - started)) >"$DEMO/results/serve.seconds"
 
 semgen-platform lake stats --json >"$DEMO/results/lake.json"
 python examples/demo_summary.py "$DEMO"

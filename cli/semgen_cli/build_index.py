@@ -26,7 +26,9 @@ def build_index(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Index the vectors of scans for search, e.g. semgen-platform build-index --lake ./lake
+    """Index the vectors of scans for search.
+
+    Example: semgen-platform build-index --lake ./lake
 
     Then: semgen-platform indexes search SCAN --lake ./lake
     """

@@ -27,7 +27,9 @@ def embed(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Give every scan a vector, e.g. semgen-platform embed --lake ./lake
+    """Give every scan a vector.
+
+    Example: semgen-platform embed --lake ./lake
 
     Scans that have a vector of this encoder are skipped; a killed command goes on where it was.
     """

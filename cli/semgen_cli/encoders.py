@@ -10,7 +10,7 @@ import typer
 from semgen_cli import common
 
 encoders = typer.Typer(
-    help="Encoders of whole scans, e.g. semgen-platform encoders ls --lake ./lake", no_args_is_help=True
+    help="Encoders of whole scans.\n\nExample: semgen-platform encoders ls --lake ./lake", no_args_is_help=True
 )
 
 
@@ -26,7 +26,10 @@ def ls(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """One line an encoder, e.g. semgen-platform encoders ls --lake ./lake"""
+    """One line an encoder.
+
+    Example: semgen-platform encoders ls --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
@@ -53,7 +56,10 @@ def show(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """All that is known of one encoder, e.g. semgen-platform encoders show latest --lake ./lake"""
+    """All that is known of one encoder.
+
+    Example: semgen-platform encoders show latest --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.discovery.embedder import encoder_row
     from semgen_platform.lake.lake import open_lake

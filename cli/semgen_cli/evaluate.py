@@ -11,7 +11,8 @@ import typer
 from semgen_cli import common
 
 evaluate = typer.Typer(
-    help="Measure a published backbone, e.g. semgen-platform evaluate probe --model demo ...", no_args_is_help=True
+    help="Measure a published backbone.\n\nExample: semgen-platform evaluate probe --model demo ...",
+    no_args_is_help=True,
 )
 
 

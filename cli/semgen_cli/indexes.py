@@ -9,7 +9,7 @@ import typer
 
 from semgen_cli import common
 
-indexes = typer.Typer(help="Search indexes, e.g. semgen-platform indexes ls --lake ./lake", no_args_is_help=True)
+indexes = typer.Typer(help="Search indexes.\n\nExample: semgen-platform indexes ls --lake ./lake", no_args_is_help=True)
 
 IndexOption = Annotated[str, typer.Option("--index", help="Id of an index, or latest.")]
 
@@ -26,7 +26,10 @@ def ls(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """One line an index, e.g. semgen-platform indexes ls --lake ./lake"""
+    """One line an index.
+
+    Example: semgen-platform indexes ls --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
@@ -43,7 +46,10 @@ def show(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """All that is known of one index, e.g. semgen-platform indexes show latest --lake ./lake"""
+    """All that is known of one index.
+
+    Example: semgen-platform indexes show latest --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.discovery.neighbours import index_row
     from semgen_platform.lake.lake import open_lake
@@ -61,7 +67,10 @@ def search(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """The scans nearest to one, without itself, e.g. semgen-platform indexes search SCAN --k 5 --lake ./lake"""
+    """The scans nearest to one, without itself.
+
+    Example: semgen-platform indexes search SCAN --k 5 --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.discovery.neighbours import load_scan_index
     from semgen_platform.lake.lake import open_lake

@@ -46,7 +46,9 @@ def ingest(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Add scans to the lake, e.g. semgen-platform ingest ./incoming --lake ./lake --collection siteA
+    """Add scans to the lake.
+
+    Example: semgen-platform ingest ./incoming --lake ./lake --collection siteA
 
     Running it again adds nothing and decodes nothing. Every refusal is explained: semgen-platform lake rejects.
     """

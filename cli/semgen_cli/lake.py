@@ -10,7 +10,9 @@ from semgen_cli import common
 
 LS_COLUMNS = "scan_id,collection,modality,shape_z,shape_y,shape_x,spacing_z_mm,spacing_y_mm,spacing_x_mm,flags"
 
-lake = typer.Typer(help="Make a lake and look at it, e.g. semgen-platform lake ls --lake ./lake", no_args_is_help=True)
+lake = typer.Typer(
+    help="Make a lake and look at it.\n\nExample: semgen-platform lake ls --lake ./lake", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,9 @@ import typer
 
 from semgen_cli import common
 
-models = typer.Typer(help="Published backbones, e.g. semgen-platform models ls --lake ./lake", no_args_is_help=True)
+models = typer.Typer(
+    help="Published backbones.\n\nExample: semgen-platform models ls --lake ./lake", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +26,10 @@ def ls(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """One line a version, e.g. semgen-platform models ls --lake ./lake"""
+    """One line a version.
+
+    Example: semgen-platform models ls --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.backbones import registry
     from semgen_platform.lake.lake import open_lake
@@ -54,7 +59,10 @@ def show(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Contract, lineage and measurements of a model, e.g. semgen-platform models show demo --lake ./lake"""
+    """Contract, lineage and measurements of a model.
+
+    Example: semgen-platform models show demo --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.backbones import registry
     from semgen_platform.config import flatten

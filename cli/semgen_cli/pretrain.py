@@ -39,7 +39,9 @@ def pretrain(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Pretrain on the patterns of a discovery, e.g. semgen-platform pretrain --lake ./lake --recipe tiny
+    """Pretrain on the patterns of a discovery.
+
+    Example: semgen-platform pretrain --lake ./lake --recipe tiny
 
     The same discovery and recipe give the same run: one that was stopped goes on, one that is finished is found.
     """

@@ -22,7 +22,9 @@ def publish(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Publish a run's weights with their input contract, e.g. semgen-platform publish latest --name demo --lake ./lake
+    """Publish a run's weights with their input contract.
+
+    Example: semgen-platform publish latest --name demo --lake ./lake
 
     The same run under the same name is the same version; another run is the next one.
     """

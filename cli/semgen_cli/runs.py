@@ -14,7 +14,9 @@ from semgen_cli import common
 if TYPE_CHECKING:
     from semgen_platform.lake.lake import Lake
 
-runs = typer.Typer(help="Runs of the lake's commands, e.g. semgen-platform runs ls --lake ./lake", no_args_is_help=True)
+runs = typer.Typer(
+    help="Runs of the lake's commands.\n\nExample: semgen-platform runs ls --lake ./lake", no_args_is_help=True
+)
 
 RunArgument = Annotated[str, typer.Argument(help="Id of a run, or latest for the newest pretraining.")]
 REPORT = "report.html"
@@ -33,7 +35,10 @@ def ls(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """One line a run, e.g. semgen-platform runs ls --lake ./lake --kind pretrain"""
+    """One line a run.
+
+    Example: semgen-platform runs ls --lake ./lake --kind pretrain
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
@@ -51,7 +56,10 @@ def show(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """All that is known of one run, e.g. semgen-platform runs show latest --lake ./lake"""
+    """All that is known of one run.
+
+    Example: semgen-platform runs show latest --lake ./lake
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import open_lake
 
@@ -70,7 +78,10 @@ def report(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Where a pretraining's report lies, e.g. semgen-platform runs report latest --lake ./lake --out pretrain.html"""
+    """Where a pretraining's report lies.
+
+    Example: semgen-platform runs report latest --lake ./lake --out pretrain.html
+    """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.errors import NotFound
     from semgen_platform.lake.lake import open_lake

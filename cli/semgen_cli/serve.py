@@ -32,7 +32,9 @@ def serve(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Serve models and search until Ctrl-C, e.g. semgen-platform serve --model demo --port 8000 --lake ./lake
+    """Serve models and search until Ctrl-C.
+
+    Example: semgen-platform serve --model demo --port 8000 --lake ./lake
 
     Then: curl --data-binary @scan.nii.gz http://127.0.0.1:8000/v1/models/demo/embed
     """

@@ -28,7 +28,9 @@ def train_encoder(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Train the encoder that embeds scans, e.g. semgen-platform train-encoder --lake ./lake --recipe demo
+    """Train the encoder that embeds scans.
+
+    Example: semgen-platform train-encoder --lake ./lake --recipe demo
 
     The same scans and recipe give the same encoder: what is there already is found and not trained again.
     """
