@@ -10,10 +10,12 @@ from scipy.ndimage import map_coordinates
 
 from semgen_platform import geometry
 from semgen_platform.phantom.anatomy import LABELS, vertebra_xyz_mm
+from semgen_platform.phantom.canvas import Canvas
 from semgen_platform.phantom.cohort import CohortConfig
 from semgen_platform.phantom.detector import KERNELS, PADDING_HU, measured, outside_circle
 from semgen_platform.phantom.labels import labels_like
 from semgen_platform.phantom.patient import Patient, draw_patient
+from semgen_platform.phantom.sampling import Points, sample
 from semgen_platform.phantom.scanner import PhantomScan, Protocol, body_lattice, draw_protocol, lattice_shape
 from semgen_platform.phantom.shapes import world_points
 
@@ -78,6 +80,31 @@ def test_a_grid_shifted_by_one_voxel_would_be_noticed(posed: Posed) -> None:
 
     for axis in range(3):
         assert disagreement(0, axis) < min(disagreement(1, axis), disagreement(-1, axis))
+
+
+def test_the_pose_is_undone_exactly() -> None:
+    patient = draw_patient(CohortConfig(deformation_mm=0, breathing_mm=0), 5, 2)
+    points = np.random.default_rng(1).uniform(-200, 400, (50, 3))
+    np.testing.assert_allclose(patient.to_body(patient.pose_to_world(points)), points, atol=1e-9)
+    head, back = patient.pose_to_world([(0, 0, 400), (0, 100, 250)]) - patient.pose_to_world((0, 0, 250))
+    assert head[2] > 0.85 * 150 * 0.98  # still head up, back down, whatever the pose
+    assert back[1] > 0.85 * 100 * 0.98
+
+
+def test_a_voxel_is_the_mean_of_the_body_over_its_extent_and_has_the_label_of_its_centre() -> None:
+    canvas = Canvas.empty((-40, -40, -40), (40, 40, 40), 1.5)
+    box = canvas.whole()
+    canvas.hu[...] = 2 * box.x + 3 * box.y + 5 * box.z
+    canvas.labels[...] = np.where(box.x + 0 * box.y + 0 * box.z > 0, 2, 1)
+    spacing, shape = (4.0, 3.0, 1.0), (8, 10, 40)
+    affine = geometry.affine_from(spacing[::-1], (-19.5, -13.5, -14.0))
+    lattice = world_points(lattice_shape(shape, spacing), geometry.reverse_index_axes(body_lattice(affine)))
+    deep = np.full(lattice.shape[:3], -50.0, np.float32)
+    points = Points(lattice.astype(np.float32), deep, lattice.astype(np.float32), 8.0)
+    hu, labels = sample(canvas, points, shape, spacing, table_y_mm=500.0)
+    places = world_points(shape, affine)
+    np.testing.assert_allclose(hu, places @ [2.0, 3.0, 5.0], atol=0.02)
+    np.testing.assert_array_equal(labels, np.where(places[..., 0] > 0, 2, 1))
 
 
 def test_pose_variation_off_makes_world_and_body_the_same() -> None:

@@ -19,8 +19,8 @@ from semgen_platform.phantom.labels import LABELS
 AIR_HU, SKIN_HU, SKIN_MM = -1000.0, 15.0, 2.0
 EDGE_MM = np.float32(1.2)
 """Width over which skin turns into air."""
-FINEST_MM = 1.4
-"""Voxels longer than this are averaged over several samples; the anatomy's own grid has 1.5 mm."""
+SAMPLE_MM = 1.7
+"""Voxels are averaged over samples about this far apart; the anatomy's own grid has 1.5 mm."""
 
 # The table: a shallow cradle of carbon fibre round foam, fixed to the scanner and not to the patient.
 TABLE_HALF_WIDTH_MM, TABLE_DEPTH_MM, TABLE_SHELL_MM, TABLE_RADIUS_MM = 212.0, 40.0, 2.2, 520.0
@@ -52,7 +52,7 @@ def sample(
 ) -> tuple[Field, NDArray[np.uint8]]:
     """Mean HU (float32) and central label (uint8) of every voxel of a grid, both (z, y, x)."""
     channels = points.channels()
-    parts = [max(1, round(s / FINEST_MM)) for s in spacing_zyx_mm]
+    parts = [max(1, round(s / SAMPLE_MM)) for s in spacing_zyx_mm]
     axes = list(zip(shape_zyx, spacing_zyx_mm, parts, channels[0].shape, strict=True))
     fine = [_weights(n, s / points.step_mm, p, size) for n, s, p, size in axes]
     centre = [_weights(n, s / points.step_mm, 1, size) for n, s, _, size in axes]
@@ -112,8 +112,8 @@ def table_height_mm(world_xyz_mm: NDArray[np.float64], skin_mm: Field) -> float:
 
 def _table_distances(x: Field, y: Field, table_y_mm: float) -> tuple[Field, Field]:
     """Distance to the table and to its inside at world x and y, both in mm and negative within."""
-    across = np.minimum(np.abs(x) / np.float32(TABLE_HALF_WIDTH_MM), np.float32(1.2))
+    across = np.minimum((x / np.float32(TABLE_HALF_WIDTH_MM)) ** 2, np.float32(1.44))
     top = np.float32(table_y_mm) - x * x / np.float32(2 * TABLE_RADIUS_MM)
-    bottom = top + np.float32(TABLE_DEPTH_MM) * (1 - across**6)
+    bottom = top + np.float32(TABLE_DEPTH_MM) * (1 - across * across * across)
     distance = np.maximum(top - y, y - bottom)
     return distance, distance + np.float32(TABLE_SHELL_MM)
