@@ -22,7 +22,7 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", help="Where to listen; beyond loopback a token is needed.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="TCP port.")] = 8000,
     token_file: Annotated[
         Path | None, typer.Option("--token-file", help="One line: the token that clients send.")
     ] = None,
