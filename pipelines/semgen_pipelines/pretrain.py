@@ -22,7 +22,7 @@ from semgen_pipelines.member_crops import TrainingData, find_discovery, training
 from semgen_pipelines.pretrain_config import PretrainConfig
 from semgen_pipelines.pretrain_result import RunName, finish_run, read_record, run_row
 from semgen_pipelines.runtime import ray_session
-from semgen_pipelines.stopping import Stopping, graceful_stop, in_thread
+from semgen_pipelines.stopping import Stopping, graceful_stop
 from semgen_platform import ids
 from semgen_platform.errors import Incomplete, SemgenError
 from semgen_platform.lake.lake import Lake
@@ -144,7 +144,7 @@ def _train(
         follow_metrics(folder, "train", lambda row: progress.show(row["step"], _losses(row))),
     ):
         use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-        in_thread(_trainer(task, folder / RAY_FILES, workers, use_gpu=use_gpu))
+        stopping.wait_for(_trainer(task, folder / RAY_FILES, workers, use_gpu=use_gpu))
     return _outcome(folder, stopping)
 
 
@@ -225,6 +225,8 @@ def _outcome(folder: Path, stopping: Stopping) -> FitResult:
     try:
         result = FitResult(**json.loads((folder / OUTCOME).read_text(encoding="utf-8")))
     except FileNotFoundError:
+        if stopping.signal:
+            raise stopping.error("the workers ended before they saved, so their last checkpoint counts") from None
         raise Incomplete("the workers ended without a result; run the same command again to go on") from None
     if result.ended == "stopped":
         raise stopping.error(f"the run is saved at step {result.step}")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +229,12 @@ class Driver:
     """`semgen-platform pretrain` as a process with a Ray of its own, on the test's lake."""
 
     def __init__(self, lake: Lake, folder: Path, seed: int, *more: str) -> None:
-        self.lake, recipe = lake, folder / f"seed{seed}.yaml"
+        recipe = folder / f"seed{seed}.yaml"
         settings = {**SMALL, "training": {**SMALL["training"], "seed": seed, "epochs": 12}}
         recipe.write_text(json.dumps(settings))
         self.run_id = run_id_of(lake, PretrainConfig.model_validate(settings))
+        attempts = len(list(lake.artefact_dir("runs", self.run_id).glob("*")))
+        self.folder = lake.artefact_dir("runs", self.run_id, str(attempts if "no" in more else max(0, attempts - 1)))
         arguments = ["--lake", lake.uri, "--recipe", str(recipe), "--json", *more]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
@@ -240,20 +242,18 @@ class Driver:
         )
 
     def step(self) -> int:
-        """The last step that the newest attempt has recorded."""
-        attempts = sorted(self.lake.artefact_dir("runs", self.run_id).glob("*"))
-        rows = read_metrics(attempts[-1], "train") if attempts else []
-        return max((row["step"] for row in rows), default=0)
+        """The last step that this attempt has recorded."""
+        return max((row["step"] for row in read_metrics(self.folder, "train")), default=0)
 
     def wait_for_step(self, step: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while self.step() < step:
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "the run did not come so far"
             time.sleep(0.05)
 
     def result(self) -> dict[str, Any]:
-        out, log = self.process.communicate(timeout=300)
+        out, log = self.process.communicate(timeout=600)
         assert self.process.returncode == 0, log
         return json.loads(out)
 
@@ -264,36 +264,47 @@ class Driver:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The run of seed 5 without a kill, at attempt 0."""
-    return Driver(lake, tmp_path_factory.mktemp("recipe"), 5).result()
+def start(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Driver]]:
+    """Starts the run of seed 5; what a failed test leaves running is ended."""
+    drivers: list[Driver] = []
+
+    def begin(*more: str) -> Driver:
+        drivers.append(Driver(lake, tmp_path_factory.mktemp("recipe"), 5, *more))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        driver.process.kill()
 
 
-@pytest.fixture
-def start_again(lake: Lake, uninterrupted: dict[str, Any], tmp_path: Path) -> Callable[..., Driver]:
-    return lambda *more: Driver(lake, tmp_path, 5, *more)
+@pytest.fixture(scope="module")
+def uninterrupted(start: Callable[..., Driver]) -> dict[str, Any]:
+    """The run without a kill, at attempt 0."""
+    return start().result()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kill_9_of_the_driver_half_way_and_the_same_command_ends_with_the_same_weights(
-    start_again: Callable[..., Driver], uninterrupted: dict[str, Any]
+    start: Callable[..., Driver], uninterrupted: dict[str, Any]
 ) -> None:
-    victim = start_again("--resume", "no")
+    victim = start("--resume", "no")
     victim.wait_for_step(40)
     victim.process.kill()
     victim.process.communicate()
-    result = start_again().result()
-    assert result["attempt"] == "1"
+    result = start().result()
+    assert result["attempt"] == victim.folder.name
     assert result["resumed_step"] >= 39
     assert result["steps"] == uninterrupted["steps"]
     assert result["weights_digest"] == uninterrupted["weights_digest"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kill_9_of_a_worker_half_way_and_the_command_itself_ends_with_the_same_weights(
-    start_again: Callable[..., Driver], uninterrupted: dict[str, Any]
+    start: Callable[..., Driver], uninterrupted: dict[str, Any]
 ) -> None:
-    driver = start_again("--resume", "no")
+    driver = start("--resume", "no")
     driver.wait_for_step(40)
     driver.ranks()[-1].kill()
     result = driver.result()
@@ -305,16 +316,17 @@ def test_kill_9_of_a_worker_half_way_and_the_command_itself_ends_with_the_same_w
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_sigterm_saves_at_the_next_step_exits_75_and_the_same_command_goes_on(
-    start_again: Callable[..., Driver], uninterrupted: dict[str, Any]
+    start: Callable[..., Driver], uninterrupted: dict[str, Any]
 ) -> None:
-    driver = start_again("--resume", "no")
+    driver = start("--resume", "no")
     driver.wait_for_step(20)
     before = driver.step()
     driver.process.send_signal(signal.SIGTERM)
-    _, log = driver.process.communicate(timeout=120)
+    _, log = driver.process.communicate(timeout=300)
     assert driver.process.returncode == 75, log
     assert "SIGTERM: the run is saved at step" in log
-    result = start_again().result()
+    result = start().result()
     assert result["resumed_step"] >= before
     assert result["weights_digest"] == uninterrupted["weights_digest"]

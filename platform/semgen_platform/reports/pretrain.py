@@ -20,6 +20,7 @@ from semgen_platform.reports.html import (
     montage,
     page,
     png,
+    side_by_side,
     table,
     window,
 )
@@ -31,7 +32,7 @@ SHARPEST_PX = 4  # screen pixels of a voxel, at most
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A crop's middle slice (y, x) in [0, 1] as the network saw, restored and should have restored it; pattern and guess."""
+    """A crop's middle slice (y, x) in [0, 1] as the network saw it, restored it, and should have; pattern and guess."""
 
     pattern: int
     guessed: int
@@ -50,7 +51,8 @@ def pretrain_report(record: Row, train: Sequence[Row], validation: Sequence[Row]
         "steps": summary["steps"],
         "patterns": summary["patterns"],
         "training crops": summary["training_crops"],
-        "accuracy on unseen patients": summary["validation_accuracy"],
+        "accuracy, unseen patients": summary["validation_accuracy"],
+        "chance": 1 / summary["patterns"],
         "skipped steps": summary["skipped_steps"],
     }
     sections = [
@@ -63,15 +65,19 @@ def pretrain_report(record: Row, train: Sequence[Row], validation: Sequence[Row]
 
 
 def _curves(train: Sequence[Row], validation: Sequence[Row]) -> list[Markup | str]:
-    classes = "Chance is one in the number of patterns. Near 100 % the patterns are too easy to teach anything."
     restoring = [[row for row in rows if row["restoration"]] for rows in (train, validation)]
     return [
         "Training values are means over the steps since the row before; validation is on patients that never train, "
         "perturbed anew in each epoch.",
-        line_chart(_both("classification", train, validation), "Cross-entropy of the patterns", "step", "nats"),
-        line_chart(_both("accuracy", train, validation), "Accuracy of the patterns", "step", "share"),
-        classes,
-        line_chart(_both("restoration", *restoring), "Restoration error", "step", "mean squared error"),
+        side_by_side(
+            [
+                line_chart(_both("classification", train, validation), "Cross-entropy of the patterns", "step", "nats"),
+                line_chart(_both("accuracy", train, validation), "Accuracy of the patterns", "step", "share"),
+                line_chart(_both("restoration", *restoring), "Restoration error", "step", "mean squared error"),
+            ]
+        ),
+        "An accuracy near 1 says that the patterns are too easy to teach anything. Restoration begins with the second "
+        "stage.",
     ]
 
 
@@ -86,8 +92,10 @@ def _points(name: str, rows: Sequence[Row]) -> list[Point]:
 def _restoration(examples: Sequence[Example]) -> list[Markup | str]:
     if not examples:
         return ["There are no crops to show."]
-    rows = [_pictures(example) for example in examples]
-    return ["Middle slices, from left: what the network saw, what it made of it, what it should have made.", *rows]
+    return [
+        "Middle slices of crops, from left: what the network saw, what it made of it, what it should have made.",
+        side_by_side([_pictures(example) for example in examples]),
+    ]
 
 
 def _pictures(example: Example) -> Markup:
@@ -95,7 +103,8 @@ def _pictures(example: Example) -> Markup:
     zoom = max(1, min(SHARPEST_PX, PICTURE_PX // example.target.shape[0]))
     tiles = [window(np.kron(s, np.ones((zoom, zoom))), 0.0, 1.0) for s in slices]
     verdict = "recognised" if example.guessed == example.pattern else f"taken for pattern {example.guessed}"
-    return figure(png(montage(tiles, columns=3)), f"Pattern {example.pattern}, {verdict}")
+    error = float(np.mean((example.restored - example.target) ** 2))
+    return figure(png(montage(tiles, columns=3)), f"Pattern {example.pattern}, {verdict}; squared error {error:.3f}")
 
 
 def _origin(record: Row) -> list[Markup | str]:
