@@ -111,7 +111,7 @@ def audit(
 ) -> None:
     """Purity, errors and coverage on phantom truth.
 
-    Example: semgen-platform discoveries audit latest --truth ./ct/truth
+    Example: semgen-platform discoveries audit latest --truth ./ct/truth --lake ./lake
 
     Beside them stand the same measures for random centres in the same scans.
     """
