@@ -18,12 +18,12 @@ def lake(tmp_path: Path) -> Lake:
     return create_lake(str(tmp_path / "lake"), key_fingerprint="test")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def preprocessing() -> Preprocessing:
     return Preprocessing(window_hu=(-1000, 1000), spacing_zyx_mm=(3.0, 1.4, 1.4), crop_shape_zyx=(8, 16, 16))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def network() -> UNet3D:
     torch.manual_seed(7)
     network = UNet3D(WIDTH, "running")
@@ -32,7 +32,7 @@ def network() -> UNet3D:
     return network.eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draft(network: UNet3D, preprocessing: Preprocessing) -> Draft:
     return Draft(
         tensors=network.state_dict(),

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semgen_platform.backbones.contract import BackboneConfig, Preprocessing
+from semgen_platform.backbones.contract import Architecture, BackboneConfig, Preprocessing
 from semgen_platform.errors import InputError
 from semgen_platform.networks.unet3d import UNet3D
 
-BATCH = 32
+BATCH = 16
+LAYOUT = torch.channels_last_3d  # with it an encoder of width 8 takes half the time of the default on a CPU
 SCALED_LIMIT = 5.0
 """HU. CT holds air, fat or at least noise beyond it; values that are all smaller were scaled or normalised already."""
 
@@ -48,6 +49,13 @@ class Backbone:
         return embed(self.network, inputs)
 
 
+def new_network(architecture: Architecture) -> UNet3D:
+    """The network before its weights are loaded, drawn from torch's random state, in the layout that is fast here."""
+    network = UNet3D(architecture.width, architecture.norm)
+    network.to(memory_format=LAYOUT)  # type: ignore[call-overload]  # which torch's stubs do not know
+    return network.eval()
+
+
 def preprocess(crops_hu_NZYX: NDArray[np.generic], contract: Preprocessing) -> torch.Tensor:
     """(N, 1, z, y, x) float32 in [0, 1] from crops in HU.
 
@@ -76,10 +84,10 @@ def embed(network: UNet3D, inputs_N1ZYX: torch.Tensor) -> NDArray[np.float32]:
     """(N, D) float32: bottleneck averaged over space, computed in batches that do not show in the result."""
     device = next(network.parameters()).device
     with torch.inference_mode():
-        parts = [network.embed(batch.to(device)).float().cpu().numpy() for batch in _batches(inputs_N1ZYX)]
+        parts = [network.embed(batch).float().cpu().numpy() for batch in _batches(inputs_N1ZYX, device)]
     return np.concatenate(parts) if parts else np.zeros((0, 16 * network.width), np.float32)
 
 
-def _batches(inputs: torch.Tensor) -> Iterator[torch.Tensor]:
+def _batches(inputs: torch.Tensor, device: torch.device) -> Iterator[torch.Tensor]:
     for start in range(0, len(inputs), BATCH):
-        yield inputs[start : start + BATCH]
+        yield inputs[start : start + BATCH].to(device, memory_format=LAYOUT)

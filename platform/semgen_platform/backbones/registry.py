@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from semgen_platform import ids
 from semgen_platform.backbones import golden
-from semgen_platform.backbones.backbone import Backbone
+from semgen_platform.backbones.backbone import Backbone, new_network
 from semgen_platform.backbones.card import card
 from semgen_platform.backbones.contract import FORMAT, Architecture, BackboneConfig, File, Lineage, Preprocessing
 from semgen_platform.backbones.finished_run import read_finished_run
@@ -54,7 +54,7 @@ def publish(lake: Lake, run_id: str, name: str) -> BackboneConfig:
 
 def publish_draft(lake: Lake, name: str, draft: Draft) -> BackboneConfig:
     """Write the next version of `name` and its row; an equal one that is there already is returned instead."""
-    network = _network(draft.architecture)
+    network = new_network(draft.architecture)
     load_strictly(network, draft.tensors, f"of run {draft.lineage.run}")
     weights = tensors_to_bytes(draft.tensors)
     lake = lake.refresh()
@@ -115,10 +115,6 @@ def _alias(lake: Lake, name: str, alias: str) -> int:
     if not moves:
         raise NotFound(f"model {name} has no alias {alias}; use a version number or {LATEST}")
     return int(max(moves, key=lambda row: row["move"])["version"])
-
-
-def _network(architecture: Architecture) -> UNet3D:
-    return UNet3D(architecture.width, architecture.norm).eval()
 
 
 def _digest(data: bytes) -> str:
@@ -198,7 +194,7 @@ def _load_folder(folder: Path, config_digest: str | None) -> Backbone:
             raise Damage(
                 f"{name} of backbone {config.ref} is missing or differs from its digest; fetch or publish it again"
             )
-    network = _network(config.architecture)
+    network = new_network(config.architecture)
     load_strictly(network, read_tensors(folder / WEIGHTS), f"of backbone {config.ref}")
     backbone = Backbone(config, network)
     golden.check_golden(backbone, folder / golden.FILE)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from semgen_platform.backbones.backbone import BATCH, Backbone, embed, preprocess
+from semgen_platform.backbones.backbone import BATCH, Backbone, embed, new_network, preprocess
 from semgen_platform.backbones.contract import BackboneConfig, Preprocessing
 from semgen_platform.lake.crops import CropReader, CropRequest
 from semgen_platform.networks.unet3d import UNet3D
@@ -46,7 +46,7 @@ def random_network(config: BackboneConfig, seed: int, crops_hu_NZYX: Crops) -> U
     architecture = config.architecture
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet3D(architecture.width, architecture.norm)
+        network = new_network(architecture)
     if architecture.norm == "running":
         _set_running_averages(network, preprocess(crops_hu_NZYX, config.preprocessing))
     return network.eval()

@@ -52,7 +52,7 @@ class ProbeConfig(Config):
     training_share: float = Field(default=0.5, gt=0, lt=1)
     """Of the patients, in each split."""
     neighbours: int = Field(default=5, ge=1)
-    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     """L2 penalties of the linear probe; the best on held-out training patients is taken."""
     initialisations: int = Field(default=3, ge=1)
     """Random networks that the backbone is compared with."""
