@@ -25,7 +25,7 @@ from pydantic import Field as Setting
 from semgen_platform.errors import InputError
 from semgen_platform.ids import uniform_stream
 from semgen_platform.phantom.dicom import SERIES, Study, Syntax, write_study
-from semgen_platform.phantom.files import oriented, write_itk, write_nifti, write_truth
+from semgen_platform.phantom.files import PARTIAL, oriented, write_itk, write_nifti, write_truth
 from semgen_platform.phantom.identity import made_up
 from semgen_platform.phantom.patient import Patient, PatientConfig, draw_patient
 from semgen_platform.phantom.scanner import Protocol, ScannerConfig, draw_protocol, scan_patient
@@ -123,12 +123,13 @@ def _claim(out: Path, config: CohortConfig) -> None:
             raise InputError(
                 f"{out} holds a cohort of other settings or another version, see {marker.name}; give a new folder"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not p.name.startswith(PARTIAL) for p in out.iterdir())):
         raise InputError(f"{out} is not empty and no phantom cohort; give a new folder")
-    for folder in (out / "scans", out / "truth"):
-        folder.mkdir(parents=True, exist_ok=True)
-    if not marker.is_file():
+    else:
+        out.mkdir(parents=True, exist_ok=True)
         _replace(marker, json.dumps(settings, indent=1))
+    for folder in (out / "scans", out / "truth"):
+        folder.mkdir(exist_ok=True)
 
 
 def _plan(config: CohortConfig, number: int) -> _Work:
@@ -143,7 +144,7 @@ def _write(out: Path, work: _Work) -> None:
     scan = scan_patient(work.patient, work.protocol)
     write_truth(scan, out / "truth" / work.truth)
     target = out / "scans" / work.path
-    partial = out / f".partial-{target.name}"
+    partial = out / f"{PARTIAL}{target.name}"
     if work.ending == DICOM:
         _write_dicom(scan.volume, work, partial)
     elif work.ending == ".nii.gz":
@@ -173,7 +174,7 @@ def _files(path: Path) -> list[Path]:
 
 def _write_manifest(out: Path, works: list[_Work]) -> None:
     rows = [work.row() for work in works]
-    partial = out / ".partial-manifest.csv"
+    partial = out / f"{PARTIAL}manifest.csv"
     with partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -182,6 +183,6 @@ def _write_manifest(out: Path, works: list[_Work]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

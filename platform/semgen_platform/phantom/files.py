@@ -17,6 +17,8 @@ from semgen_platform import geometry
 from semgen_platform.phantom.scanner import LATTICE_MM, PhantomScan
 from semgen_platform.volume import Volume
 
+PARTIAL = ".partial-"
+"""Names of unfinished files begin so."""
 _WORLD_AXIS = {letter: axis for axis, pair in enumerate(geometry.AXIS_LETTERS) for letter in pair}
 
 
@@ -57,7 +59,7 @@ def _untyped(library: str) -> Any:
 
 def write_truth(scan: PhantomScan, path: Path) -> None:
     """labels_ZYX and body_xyz_mm with their affines, moved into place when whole."""
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     with partial.open("wb") as stream:
         np.savez_compressed(
             stream,
