@@ -19,13 +19,17 @@ def phantom(
     patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients; one scan each.")] = 8,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same cohort.")] = 0,
     format: Annotated[str, typer.Option("--format", help="nifti, dicom or mixed.")] = "nifti",
-    matrix: Annotated[int | None, typer.Option("--matrix", help="Pixels along x and y; 128 is small and quick.")] = None,
+    matrix: Annotated[
+        int | None, typer.Option("--matrix", help="Pixels along x and y; 128 is small and quick.")
+    ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Make CT phantoms, e.g. semgen-platform phantom ./ct --patients 8 --seed 1 --format dicom --set noise_hu=[10,20]
+    """Make CT phantoms.
+
+    Example: semgen-platform phantom ./ct --patients 8 --seed 1 --format dicom --set noise_hu=[10,20]
 
     Run again after an interruption, or with more --patients, it writes only what is missing.
     """
@@ -34,7 +38,12 @@ def phantom(
     from semgen_platform.progress import Progress
 
     set_up(verbose=verbose, quiet=quiet)
-    given = [f"patients={patients}", f"seed={seed}", f"format={format}", *([] if matrix is None else [f"matrix={matrix}"])]
+    given = [
+        f"patients={patients}",
+        f"seed={seed}",
+        f"format={format}",
+        *([] if matrix is None else [f"matrix={matrix}"]),
+    ]
     config, _ = load_config(CohortConfig, settings=[*given, *(settings or [])])
     with Progress("phantom", patients, quiet=quiet) as progress:
         summary = write_cohort(out, config, progress)
