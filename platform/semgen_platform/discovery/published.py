@@ -171,15 +171,15 @@ def _draw_on(
     last = [n - c - s - 1 - b for n, c, s, b in zip(reference.shape_zyx, crop, spare, border, strict=True)]
     if any(high < low for low, high in zip(border, last, strict=True)):
         return None
-    tissue = tissue_weights(read_voxels(reference.scan_id), config.tissue_hu)
+    voxels = read_voxels(reference.scan_id)
     rng = ids.uniform_stream(config.seed, "published", "anchor", reference.scan_id, turn)
     least = config.least_distance * config.scale_xy
     for _ in range(config.tries):
         z, y, x = (int(v) for v in rng.integers(border, np.array(last) + 1))
         if any(np.linalg.norm(np.subtract(a.corner_zyx, (z, y, x))) < least for a in earlier):
             return None
-        inside = tissue[z : z + crop[0], y : y + crop[1], x : x + crop[2]]
-        if inside.sum() <= config.most_tissue * np.prod(crop):
+        box = voxels[z : z + crop[0] + 1, y : y + crop[1], x : x + crop[2]]  # and the slice above
+        if tissue_weights(box, config.tissue_hu)[:-1].sum() <= config.most_tissue * np.prod(crop):
             return Anchor(reference.scan_id, (z, y, x))
     return None
 
