@@ -129,6 +129,8 @@ def test_fewer_patterns_than_wanted_are_named(cohort: Any, found: Found) -> None
 
 
 def test_no_common_place_is_an_error_that_says_what_to_do(cohort: Any) -> None:
-    config = CONFIG.model_copy(update={"atlas": AtlasConfig(rounds=1), "anchors": AnchorConfig(tissue_share=(0.9, 0.1))})
+    config = CONFIG.model_copy(
+        update={"atlas": AtlasConfig(rounds=1), "anchors": AnchorConfig(tissue_share=(0.9, 0.1))}
+    )
     with pytest.raises(InputError, match="no pattern can be placed"):
         aligned.discover("d1", cohort.scans[:5], cohort.vectors, cohort.read_frame, in_one_process, config)

@@ -118,7 +118,7 @@ def test_a_place_that_too_few_patients_show_is_not_chosen() -> None:
 
 def test_iou_of_boxes_is_that_of_their_volumes() -> None:
     centre = np.array([[100.0, 100.0, 100.0]])
-    half = pairwise_iou(centre, centre + [24, 0, 0])[0, 0]
+    half = pairwise_iou(centre, centre + np.array([24, 0, 0]))[0, 0]
     assert half == pytest.approx(1 / 3)  # half of each is shared: 0.5 / 1.5
     assert pairwise_iou(centre, centre + BOX)[0, 0] == 0
 

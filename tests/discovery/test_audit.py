@@ -125,7 +125,12 @@ def pose_row(scan: str, shift_xyz: tuple[float, float, float], refused: bool = F
 
 def test_a_scan_placed_50_mm_off_is_wrong() -> None:
     patterns = [pattern_row(n, "a") | {"centre_mm": [100.0, 100.0, 80.0 + 10 * n]} for n in range(3)]
-    poses = [pose_row("a", (0, 0, 0)), pose_row("b", (30, -20, 10)), pose_row("c", (0, 0, 50)), pose_row("d", (0, 0, 0))]
+    poses = [
+        pose_row("a", (0, 0, 0)),
+        pose_row("b", (30, -20, 10)),
+        pose_row("c", (0, 0, 50)),
+        pose_row("d", (0, 0, 0)),
+    ]
     measures = audit_poses(poses, patterns, TRUTHS.__getitem__)
     assert measures["wrong_accepted"] == 1
     assert measures["pose_error_median_mm"] == pytest.approx(0)

@@ -43,7 +43,7 @@ def test_the_nearest_are_chosen_once_a_patient_on_their_sides() -> None:
     assert train[0] == reference
     assert len({patient[s] for s in train}) == 3
     # oracle: the nearest scan of every other training patient, then the two nearest of those
-    nearest = {}
+    nearest: dict[str, tuple[float, str]] = {}
     for n, s in sorted(enumerate(PEOPLE), key=lambda pair: (abs(pair[0] - place), pair[1].scan_id)):
         if s.split_group != "g2" and s.patient_id != patient[reference]:
             nearest.setdefault(s.patient_id, (abs(n - place), s.scan_id))

@@ -55,7 +55,7 @@ def test_an_empty_scan_is_refused(prepared: Prepared) -> None:
 
 def block_frame() -> Frame:
     """A slab of tissue, wide and flat, without lungs: nothing that a trunk could be."""
-    z, y, x = np.meshgrid(np.arange(0, 200, 5), np.arange(-140, 140, 5), np.arange(-230, 230, 5), indexing="ij")
+    _, y, x = np.meshgrid(np.arange(0, 200, 5), np.arange(-140, 140, 5), np.arange(-230, 230, 5), indexing="ij")
     hu = np.where((np.abs(y) < 35) & (np.abs(x) < 200), 40, -1000).astype(np.int16)
     to_lps = np.zeros((4, 4))
     to_lps[[2, 1, 0, 3], [0, 1, 2, 3]] = (5, 5, 5, 1)

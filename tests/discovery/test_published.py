@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-
 from semgen_platform.discovery.published import PublishedConfig, discover, draw_anchors, tissue_weights
 from semgen_platform.errors import InputError
 

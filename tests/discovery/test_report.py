@@ -37,9 +37,13 @@ PATTERNS = [
     {"pattern": n, "reference_scan_id": "s01", "score": 0.8, "weak": n == 1, "kept": True, "members": 3} for n in (0, 1)
 ]
 MEMBERS = [
-    member(0, 0, 0.9), member(1, 0, 0.5), member(2, 0, 0.7, "ncc 0.1 < 0.5 & near"), member(1, 1, None), member(3, 1, None),
+    member(0, 0, 0.9),
+    member(1, 0, 0.5),
+    member(2, 0, 0.7, "ncc 0.1 < 0.5 & near"),
+    member(1, 1, None),
+    member(3, 1, None),
     {**member(0, 0, 0.9), "jitter": 1},
-]  # fmt: skip
+]
 POSES = [
     {"scan_id": "s08", "ncc": 0.2, "overlap": 0.4, "refused": True, "reason": "bodies overlap by 0.40"},
     {"scan_id": "s01", "ncc": 0.9, "overlap": 0.9, "refused": False, "reason": ""},
