@@ -1,6 +1,6 @@
 """Ask a running server: the vector of one NIfTI scan and its nearest scans of the lake, as JSON on stdout.
 
-    python examples/demo_query.py http://127.0.0.1:8117 FOLDER
+python examples/demo_query.py http://127.0.0.1:8117 FOLDER
 """
 
 from __future__ import annotations

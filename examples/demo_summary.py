@@ -1,6 +1,6 @@
 """Print what a demo made and how good it is, from the JSON that its stages left in FOLDER/results.
 
-    python examples/demo_summary.py demo
+python examples/demo_summary.py demo
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def scans(results: Results) -> list[str]:
         if name in results:
             counts = results[name]
             reasons = ", ".join(f"{reason} {count}" for reason, count in counts["reasons"].items()) or "none"
-            lines.append(f"  {name:<22} found {counts['found']}, ingested {counts['ingested']}, already {counts['already']}")
+            done = f"ingested {counts['ingested']}, already {counts['already']}"
+            lines.append(f"  {name:<22} found {counts['found']}, {done}")
             lines.append(f"  {'':<22} refused {counts['rejected']}: {reasons}")
     return lines
 
@@ -49,9 +50,8 @@ def probe(results: Results) -> list[str]:
     """Balanced accuracy on held-out patients."""
     document = results["evaluate"]
     lines = [f"probe of anatomy         {document['places']} places, {document['classes']} classes, unseen patients"]
-    lines += [
-        f"  {row['probe']:<8}{row['feature']:<14} {number(row['mean'])} +- {number(row['sd'])}" for row in document["scores"]
-    ]
+    for row in document["scores"]:
+        lines.append(f"  {row['probe']:<8}{row['feature']:<14} {number(row['mean'])} +- {number(row['sd'])}")
     return [*lines, f"  ({document['spread_is']})"]
 
 
@@ -59,9 +59,8 @@ def answer(results: Results) -> list[str]:
     """What the server said."""
     query = results["query"]
     nearest = [f"{n['scan_id'][:10]} at {number(n['distance'])}" for n in query["similar"]["neighbours"]]
-    return [
-        f"server                   {query['embed']['dimensions']} numbers from {query['model']}; nearest {', '.join(nearest)}"
-    ]
+    vector = f"{query['embed']['dimensions']} numbers from {query['model']}"
+    return [f"server                   {vector}; nearest {', '.join(nearest)}"]
 
 
 def reports(demo: Path) -> list[str]:
@@ -72,12 +71,14 @@ def reports(demo: Path) -> list[str]:
 def times(results: Results) -> list[str]:
     seconds = results["seconds"]
     order = [name for name in STAGES if name in seconds]
-    return [f"seconds                  {sum(seconds.values())}", "  " + ", ".join(f"{name} {seconds[name]}" for name in order)]
+    each = ", ".join(f"{name} {seconds[name]}" for name in order)
+    return [f"seconds                  {sum(seconds.values())}", f"  {each}"]
 
 
 STAGES = (
     "phantom", "phantom_held_out", "ingest", "ingest_held_out", "ingest_real", "train_encoder", "embed", "build_index",
-    "discover_published", "audit_published", "discover_aligned", "audit_aligned", "pretrain", "publish", "evaluate", "serve",
+    "discover_published", "audit_published", "discover_aligned", "audit_aligned", "pretrain", "publish", "evaluate",
+    "serve",
 )  # fmt: skip
 
 

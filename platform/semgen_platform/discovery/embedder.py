@@ -79,6 +79,7 @@ def network_for(config: EncoderConfig) -> AutoEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = AutoEncoder(config.width, NORM)
+    assert network.final_conv.bias is not None
     torch.nn.init.constant_(network.final_conv.bias, AIR_LOGIT)
     return network
 
