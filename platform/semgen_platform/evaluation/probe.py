@@ -137,7 +137,9 @@ def knn_predictions(known_ND: FloatArray, labels_N: IntArray, asked_MD: FloatArr
 def linear_predictions(known_ND: FloatArray, labels_N: IntArray, asked_MD: FloatArray, penalty: float) -> IntArray:
     """(M,) labels by multinomial logistic regression; every class weighs the same, and weights pay an L2 penalty."""
     classes, targets = np.unique(labels_N, return_inverse=True)
-    weights_DC, bias_C = _fit_logistic(torch.from_numpy(known_ND), torch.from_numpy(targets), len(classes), penalty)
+    weights_DC, bias_C = _fit_logistic(
+        torch.from_numpy(known_ND).float(), torch.from_numpy(targets), len(classes), penalty
+    )
     return np.asarray(classes[(asked_MD @ weights_DC.numpy() + bias_C.numpy()).argmax(1)], np.int64)
 
 
@@ -145,9 +147,9 @@ def _fit_logistic(
     known_ND: torch.Tensor, targets_N: torch.Tensor, classes: int, penalty: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (D, C) and bias (C,) that minimise weighted cross-entropy + penalty / 2 * |weights|^2, begun at zero."""
-    weights_DC = torch.zeros(known_ND.shape[1], classes, dtype=torch.float64, requires_grad=True)
-    bias_C = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-    balance_C = len(targets_N) / (classes * torch.bincount(targets_N, minlength=classes).double())
+    weights_DC = torch.zeros(known_ND.shape[1], classes, requires_grad=True)
+    bias_C = torch.zeros(classes, requires_grad=True)
+    balance_C = len(targets_N) / (classes * torch.bincount(targets_N, minlength=classes))
     optimizer = torch.optim.LBFGS([weights_DC, bias_C], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
