@@ -179,6 +179,7 @@ def _write(folder: Path, result: _Result, backbone: Backbone) -> None:
         {"class": NAMES[label] if label < len(NAMES) else str(label), "places": int(count)} for label, count in counted
     ]
     lead = {"model": backbone.config.ref, **{name.replace("_", " "): value for name, value in result.facts.items()}}
+    lead["chance"] = 1 / result.facts["classes"]
     (folder / REPORT).write_text(probe_report(result.scores, lead, classes), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from semgen_platform.evaluation.features import HISTOGRAM, PRETRAINED, RANDOM
 from semgen_platform.evaluation.probe import PROBES, Score
-from semgen_platform.reports.html import Interval, Section, interval_chart, page, table
+from semgen_platform.reports.html import Interval, Section, details, interval_chart, page, table
 
 NAMES = {PRETRAINED: "pretrained", RANDOM: "same network, random weights", HISTOGRAM: "histogram of HU"}
 PROBE_NAMES = {"linear": "Linear probe", "knn": "Nearest neighbours"}
@@ -27,7 +27,9 @@ def probe_report(scores: Sequence[Score], facts: Mapping[str, Any], classes: Seq
     """HTML page; `facts` lead it (model, patients, places ...), `classes` are rows of class name and counts."""
     sections = [Section(PROBE_NAMES[probe], _probe_blocks(scores, probe)) for probe in PROBES]
     sections.append(Section("How to read this", [SPREAD, FAIRNESS]))
-    sections.append(Section("Classes", [table(classes)]))
+    sections.append(
+        Section("Classes", [details(f"{len(classes)} classes and how many places show each", [table(classes)])])
+    )
     return page(
         "Anatomy probe", sections, subtitle="Frozen features against baselines, on held-out patients", facts=facts
     )
@@ -37,7 +39,7 @@ def _probe_blocks(scores: Sequence[Score], probe: str) -> list[Any]:
     mine = [score for score in scores if score.probe == probe]
     spreads = [(NAMES[score.feature], score.spread) for score in mine]
     chart = interval_chart(
-        [Interval(n, s.mean, s.low, s.high) for n, s in spreads], PROBE_NAMES[probe], "balanced accuracy"
+        [Interval(n, s.mean, s.low, s.high) for n, s in spreads], "Mean and range over splits", "balanced accuracy"
     )
     rows = [
         {"feature": n, "mean": s.mean, "sd over splits": s.sd, "lowest": s.low, "highest": s.high} for n, s in spreads
