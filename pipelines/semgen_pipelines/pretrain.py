@@ -9,6 +9,7 @@ itself is semgen_platform.training.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ from semgen_platform.progress import Progress
 from semgen_platform.training.loop import FitResult, fit
 from semgen_platform.training.ranks import Ranks
 from semgen_platform.training.sampling import batches_in, check_batches
+
+_log = logging.getLogger(__name__)
 
 REVISION = 1  # raised by hand when the same recipe would give other weights
 MOST_FAILURES = 3  # of ranks, before the command ends incomplete
@@ -140,7 +143,7 @@ def _train(
         ray_session(address, needs={"train workers": workers}, gpus=gpus) as ray,
         graceful_stop(folder / STOP) as stopping,
         Progress("pretrain: steps", planned_steps(config, len(data.train)), quiet=quiet) as progress,
-        follow_metrics(folder, "start", lambda row: progress.show(row["step"], _started(row))),
+        follow_metrics(folder, "start", _tell_start),
         follow_metrics(folder, "train", lambda row: progress.show(row["step"], _losses(row))),
     ):
         use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
@@ -233,8 +236,9 @@ def _outcome(folder: Path, stopping: Stopping) -> FitResult:
     return result
 
 
-def _started(row: dict[str, Any]) -> str:
-    return f"going on from step {row['step']}" if row["step"] else f"{row['world']} workers started"
+def _tell_start(row: dict[str, Any]) -> None:
+    if row["start"] > 1:
+        _log.warning("pretrain goes on from step=%d start=%d workers=%d", row["step"], row["start"], row["world"])
 
 
 def _losses(row: dict[str, Any]) -> str:

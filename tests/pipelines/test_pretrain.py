@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from semgen_cli import main
 from semgen_pipelines.member_crops import find_discovery, training_data
 from semgen_pipelines.pretrain import PretrainSummary, pretrain
 from semgen_pipelines.pretrain_config import CropSettings, PretrainConfig
@@ -198,8 +199,13 @@ def run_id_of(lake: Lake, settings: PretrainConfig) -> str:
     return _name(find_discovery(lake, "latest"), settings, "small").run_id
 
 
-def test_a_run_is_made_once_found_again_and_readable_as_a_backbone(lake: Lake) -> None:
-    made = run(lake)
+@pytest.fixture(scope="module")
+def made(lake: Lake) -> PretrainSummary:
+    """A small run by two workers."""
+    return run(lake)
+
+
+def test_a_run_is_made_once_and_found_again(lake: Lake, made: PretrainSummary) -> None:
     assert not made.found
     assert (made.patterns, made.training_crops, made.validation_crops) == (3, 26, 6)
     assert made.steps == 3 * 7  # 26 crops in batches of 4: the seventh is filled up
@@ -215,11 +221,32 @@ def test_a_run_is_made_once_found_again_and_readable_as_a_backbone(lake: Lake) -
     assert (found.run_id, found.weights_digest) == (made.run_id, made.weights_digest)
     row = next(r for r in lake.refresh().table("runs").to_pylist() if r["run_id"] == made.run_id)
     assert (row["kind"], row["state"], row["digest"]) == ("pretrain", "done", made.weights_digest)
+
+
+def test_a_finished_run_can_be_read_as_a_backbone_without_its_head(lake: Lake, made: PretrainSummary) -> None:
     backbone = read_finished_run(lake.refresh(), made.run_id)
     assert (backbone.architecture.width, backbone.architecture.norm) == (2, "running")
     assert backbone.preprocessing.crop_shape_zyx == (16, 16, 16)
     assert backbone.preprocessing.spacing_zyx_mm == pytest.approx((3.0, 2.8, 2.8))
     assert not any(name.startswith("clc_out") for name in backbone.tensors)
+
+
+def test_runs_are_listed_shown_and_their_report_copied(
+    lake: Lake, made: PretrainSummary, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["runs", "ls", "--lake", lake.uri, "--kind", "pretrain", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["runs"]
+    assert [(r["run_id"], r["state"], r["steps"]) for r in listed if r["run_id"] == made.run_id] == [
+        (made.run_id, "done", made.steps)
+    ]
+    assert main.run(["runs", "show", made.run_id, "--lake", lake.uri, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["digest"], shown["recipe"]["network"]["width"]) == (made.weights_digest, 2)
+    copy = tmp_path / "report.html"
+    assert main.run(["runs", "report", made.run_id, "--lake", lake.uri, "--out", str(copy)]) == 0
+    assert copy.read_bytes() == Path(made.report).read_bytes()
+    assert main.run(["runs", "show", "pother", "--lake", lake.uri]) == 3
+    assert f"no ended run pother; there are {made.run_id}" in capsys.readouterr().err
 
 
 CLI = [sys.executable, "-m", "semgen_cli.main", "pretrain"]

@@ -136,7 +136,7 @@ class _Fit:
         stopped = False
         while not (self.state.finished or stopped):
             stopped = not self._train_stage()
-        if self.ranks.first:
+        if self.ranks.first and self.state.position.step > self.resumed_step:
             self.folder.save(self.state)
         if self.metrics is not None:
             self.metrics.close()
