@@ -82,21 +82,29 @@ def embed(
     if not scans:
         raise InputError("no scan is selected; look at --collection, --profile and --where, or ingest some")
     encoder_id = encoder_row(lake, encoder)["encoder_id"]
-    selection = ids.digest_of(sorted(s.scan_id for s in scans))
-    run_id = ids.artefact_id("vectors", recipe={}, revision=REVISION, parents=[encoder_id], selection=selection)
+    run_id = run_id_of(encoder_id, scans)
     with hold(lake.storage, run_id):
         commit_pending(lake, run_id)  # of the command that was killed
         fresh = _fresh(lake, encoder_id, scans)
         if fresh:
             _embed(lake, fresh, encoder_id, run_id, min(workers, len(fresh)), address, quiet=quiet)
             commit_pending(lake, run_id)
-            _record(lake, run_id, encoder_id, selection, len(scans))
+            _record(lake, run_id, encoder_id, scans)
         version = lake.commit("embed", run_id)
         if missing := len(_fresh(lake, encoder_id, scans)):
             raise Incomplete(
                 f"{missing} of {len(scans)} scans have no vector after retries; run the same command again"
             )
     return EmbedSummary(encoder_id, len(scans), len(fresh), len(scans) - len(fresh), version, run_id)
+
+
+def run_id_of(encoder_id: str, scans: Sequence[Scan]) -> str:
+    """Name of the embedding of these scans: the same command finds what a killed one left pending."""
+    return ids.artefact_id("vectors", recipe={}, revision=REVISION, parents=[encoder_id], selection=_selection(scans))
+
+
+def _selection(scans: Sequence[Scan]) -> str:
+    return ids.selection_digest((s.scan_id, s.patient_id, s.split_group) for s in scans)
 
 
 def _fresh(lake: Lake, encoder_id: str, scans: Sequence[Scan]) -> list[Scan]:
@@ -136,15 +144,15 @@ def _embed(
                 committed = time.monotonic()
 
 
-def _record(lake: Lake, run_id: str, encoder_id: str, selection: str, scans: int) -> None:
+def _record(lake: Lake, run_id: str, encoder_id: str, scans: Sequence[Scan]) -> None:
     run = {
         "run_id": run_id,
         "attempt": ATTEMPT,
         "kind": "embed",
         "parents": [encoder_id],
-        "selection": selection,
+        "selection": _selection(scans),
         "state": "done",
-        "steps": scans,
+        "steps": len(scans),
         "lake_version": lake.version,
     }
     lake.insert("runs", [run])

@@ -19,7 +19,7 @@ from torch import Tensor
 from semgen_pipelines.artefacts import ATTEMPT, made
 from semgen_pipelines.following import follow_metrics
 from semgen_pipelines.runtime import ray_session
-from semgen_pipelines.stopping import graceful_stop, in_thread
+from semgen_pipelines.stopping import graceful_stop
 from semgen_pipelines.train_group import run_group
 from semgen_platform import ids
 from semgen_platform.discovery import embedder
@@ -298,8 +298,8 @@ def _train(
         follow_metrics(folder, "step", lambda row: progress.show(row["step"], f"mse {row['mse']:.5f}")),
     ):
         use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-        in_thread(lambda: run_group(_worker, task, folder, workers, use_gpu=use_gpu))
-    if stopping.signal:
+        stopping.wait_for(lambda: run_group(_worker, task, folder, workers, use_gpu=use_gpu))
+    if stopping.signal and embedder.saved_encoder(folder) is None:
         raise stopping.error("the encoder is saved after its last whole epoch")
 
 
