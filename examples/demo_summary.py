@@ -58,7 +58,7 @@ def probe(results: Results) -> list[str]:
 def answer(results: Results) -> list[str]:
     """What the server said."""
     query = results["query"]
-    nearest = [f"{n['scan_id'][:10]} at {number(n['distance'])}" for n in query["similar"]["neighbours"]]
+    nearest = [f"{n['scan_id'][:10]} at {number(n['similarity'])}" for n in query["similar"]["neighbours"]]
     vector = f"{query['embed']['dimensions']} numbers from {query['model']}"
     return [f"server                   {vector}; nearest {', '.join(nearest)}"]
 

@@ -22,7 +22,7 @@ def read(requests: Sequence[CropRequest]) -> NDArray[np.float32]:
     out = []
     for request in requests:
         index = np.stack(np.meshgrid(*[np.arange(n) for n in request.shape_zyx], indexing="ij"), axis=-1)
-        out.append(index @ request.zyx_to_lps_mm[2, :3] + request.zyx_to_lps_mm[2, 3] - 1000)
+        out.append(index @ request.zyx_to_lps_mm[2, :3] + request.zyx_to_lps_mm[2, 3] - 300)
     return np.stack(out).astype(np.float32)
 
 
