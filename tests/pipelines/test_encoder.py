@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from semgen_pipelines.artefacts import made
 from semgen_pipelines.encoder import Inputs, fit, split_by_patient, train_encoder
 from semgen_platform.config import load_config, recipe_names
 from semgen_platform.discovery import embedder
@@ -76,13 +77,14 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
 
 
 def test_two_ranks_train_once_and_the_encoder_is_found_afterwards(lake: Lake, trunk_encoder: EncoderConfig) -> None:
-    made = train_encoder(lake, lake.select_scans(), trunk_encoder, recipe_name="test", workers=2, quiet=True)
-    assert (made.found, made.scans, made.epochs) == (False, 8, 2)
+    trained = train_encoder(lake, lake.select_scans(), trunk_encoder, recipe_name="test", workers=2, quiet=True)
+    assert (trained.found, trained.scans, trained.epochs) == (False, 8, 2)
     again = lake.refresh()
     found = train_encoder(again, again.select_scans(), trunk_encoder, recipe_name="test", workers=1, quiet=True)
     assert found.found
-    assert (found.encoder_id, found.lake_version) == (made.encoder_id, made.lake_version)  # workers are no part of it
-    folder = lake.artefact_dir("encoders", made.encoder_id, "0")
+    assert found.encoder_id == trained.encoder_id  # workers are no part of it
+    assert found.lake_version == trained.lake_version
+    folder = lake.artefact_dir("encoders", trained.encoder_id, "0")
     assert not (folder / "ray").exists()
     loaded = load_encoder(again)
     scan = again.select_scans()[0]
@@ -95,10 +97,12 @@ def test_two_ranks_train_once_and_the_encoder_is_found_afterwards(lake: Lake, tr
 
 def test_another_selection_or_configuration_is_another_encoder(lake: Lake, trunk_encoder: EncoderConfig) -> None:
     scans, other = lake.select_scans(), trunk_encoder.model_copy(update={"seed": 1})
-    runs = [(scans, trunk_encoder), (scans[:7], trunk_encoder), (scans, other)]
-    made = [train_encoder(lake, s, c, recipe_name="test", workers=1, quiet=True).encoder_id for s, c in runs[:2]]
-    assert len(set(made)) == 2
-    with hold(lake.storage, made[0]), pytest.raises(Busy):
+    named = [
+        made("encoder", config, chosen, recipe_name="test", revision=embedder.REVISION).artefact_id
+        for chosen, config in ((scans, trunk_encoder), (scans[:7], trunk_encoder), (scans, other))
+    ]
+    assert len(set(named)) == 3
+    with hold(lake.storage, named[0]), pytest.raises(Busy):
         train_encoder(lake, scans, trunk_encoder, recipe_name="test")
 
 
