@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -16,6 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE_ROOTS = ("platform", "pipelines", "cli")
 HEAVY = ("ray", "torch", "faiss", "zarr", "pandas")
 HELP_CPU_SECONDS = 0.5
+MODULES = {"pyyaml": "yaml", "pillow": "PIL"}  # where a distribution and its module differ
+FOUND_BY_OTHERS = {
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "pylibjpeg-rle",
+    "pyjpegls",
+    "tensorboard",
+}  # by pydicom and torch
 
 
 def run_python(code: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -93,6 +103,21 @@ def cpu_seconds_of_help() -> float:
         child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0
     return usage.ru_utime + usage.ru_stime
+
+
+def test_every_runtime_dependency_is_imported_by_what_we_install() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {re.split(r"[\[<>=~! ]", requirement)[0] for requirement in declared} - FOUND_BY_OTHERS
+    imported = {module for root in SOURCE_ROOTS for path in (ROOT / root).rglob("*.py") for module in imports_of(path)}
+    assert {name for name in names if MODULES.get(name, name) not in imported} == set()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names of the modules that a file imports, at its top or in a body."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    taken = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in plain | taken}
 
 
 def test_every_module_of_the_platform_imports_without_ray_and_typer() -> None:
