@@ -161,7 +161,8 @@ def test_members_moved_by_30_to_60_mm_are_dropped(
 
     def cut_moved(frame: Any, pose: Any, centres: NDArray[np.float64], config: Any) -> Any:
         shifts = [moved_by(pose, c) for c in centres]
-        return true_cut(frame, pose, centres + [np.zeros(3) if s is None else s for s in shifts], config)
+        moved = np.array([np.zeros(3) if s is None else s for s in shifts]).reshape(-1, 3)  # no centre, no shift
+        return true_cut(frame, pose, centres + moved, config)
 
     regions = aligned.make_regions(varied.scans, varied.vectors, varied.frames.__getitem__, in_one_process, ALIGNED)
     placed = aligned.place_scans(varied.scans, regions, varied.frames.__getitem__, in_one_process, ALIGNED)
