@@ -52,7 +52,8 @@ def test_the_affine_says_column_spacing_along_x_row_spacing_along_y_and_the_step
 
 def test_float_noise_of_1e_15_passes() -> None:
     noisy = [z * (1 + 1e-15 * (-1) ** n) for n, z in enumerate(even(20))]
-    grid_of(regular_grid(planes(noisy)))
+    exact = grid_of(regular_grid(planes(even(20)))).ijk_to_lps_mm
+    assert np.allclose(grid_of(regular_grid(planes(noisy))).ijk_to_lps_mm, exact, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("step", [0.5, 2.5])

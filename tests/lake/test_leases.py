@@ -77,7 +77,8 @@ def test_a_second_start_beside_a_live_one_is_refused(storage: Storage) -> None:
 
 def test_leases_of_other_names_do_not_meet(storage: Storage) -> None:
     with hold(storage, "run"), hold(storage, "run2"):
-        pass
+        holders = [holder_of(storage, name) for name in ("run", "run2")]
+    assert holders[0] == holders[1] is not None, "this process holds both"
 
 
 def test_a_live_process_of_this_host_keeps_its_lease_and_a_killed_one_loses_it_at_once(
