@@ -55,8 +55,9 @@ done
 semgen-platform lake init >/dev/null
 
 # 1. Scans. The held-out patients have other noise and another kernel, and a collection of their own.
-stage phantom phantom "$DEMO/phantoms" --patients 32 --seed 7 --format mixed --matrix 160 --set "slice_mm=[2,3]" --set "kernels=[soft,standard]"
-stage phantom_held_out phantom "$DEMO/held_out" --patients 8 --seed 7 --matrix 160 --set first_patient=1000 \
+stage phantom phantom "$DEMO/phantoms" --patients 32 --seed 7 --format mixed --matrix 160 --workers 2 \
+    --set "slice_mm=[2,3]" --set "kernels=[soft,standard]"
+stage phantom_held_out phantom "$DEMO/held_out" --patients 8 --seed 7 --matrix 160 --workers 2 --set first_patient=1000 \
     --set "slice_mm=[2,3]" --set "noise_hu=[30,45]" --set "kernels=[sharp]"
 
 # 2. Into the lake, with what the manifest says of each.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from semgen_cli.common import JsonOption, QuietOption, SetOption, VerboseOption, set_up, show
+from semgen_cli.common import AddressOption, JsonOption, QuietOption, SetOption, VerboseOption, set_up, show
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +23,8 @@ def phantom(
         int | None, typer.Option("--matrix", help="Pixels along x and y; 128 is small and quick.")
     ] = None,
     settings: SetOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes; more than one need Ray.")] = 1,
+    address: AddressOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -46,5 +48,10 @@ def phantom(
     ]
     config, _ = load_config(CohortConfig, settings=[*given, *(settings or [])])
     with Progress("phantom", patients, quiet=quiet) as progress:
-        summary = write_cohort(out, config, progress)
+        if workers == 1:
+            summary = write_cohort(out, config, progress)
+        else:
+            from semgen_pipelines.phantoms import write_cohort_with
+
+            summary = write_cohort_with(workers, out, config, progress, address=address)
     show(summary, as_json=as_json)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from semgen_pipelines.pretrain_config import PretrainConfig
 from semgen_pipelines.pretrain_result import RunName, finish_run, read_record, run_row
 from semgen_pipelines.runtime import ray_session
 from semgen_pipelines.stopping import Stopping, graceful_stop
+from semgen_pipelines.train_group import run_group
 from semgen_platform import ids
-from semgen_platform.errors import Incomplete, SemgenError
+from semgen_platform.errors import Incomplete
 from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
 from semgen_platform.progress import Progress
@@ -36,8 +36,7 @@ from semgen_platform.training.sampling import batches_in, check_batches
 _log = logging.getLogger(__name__)
 
 REVISION = 1  # raised by hand when the same recipe would give other weights
-MOST_FAILURES = 3  # of ranks, before the command ends incomplete
-STOP, OUTCOME, RAY_FILES = "stop", "outcome.json", "ray"
+STOP, OUTCOME = "stop", "outcome.json"
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def _train(
         follow_metrics(folder, "train", lambda row: progress.show(row["step"], _losses(row))),
     ):
         use_gpu = ray.cluster_resources().get("GPU", 0) >= workers
-        stopping.wait_for(_trainer(task, folder / RAY_FILES, workers, use_gpu=use_gpu))
+        stopping.wait_for(partial(run_group, _worker, task, folder, workers, use_gpu=use_gpu))
     return _outcome(folder, stopping)
 
 
@@ -156,35 +155,6 @@ def planned_steps(config: PretrainConfig, crops: int) -> int:
     training = config.training
     epoch = batches_in(min(crops, training.epoch_crops or crops), training.batch_size)
     return epoch * (training.classification_epochs + training.epochs)
-
-
-def _trainer(task: dict[str, Any], ray_files: Path, workers: int, *, use_gpu: bool) -> Callable[[], None]:
-    """Starts the ranks and waits for them; raises Incomplete once they have died too often."""
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.base_trainer import TrainingFailedError
-    from ray.train.torch import TorchTrainer
-
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config=task,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(ray_files),
-            failure_config=FailureConfig(max_failures=MOST_FAILURES),
-            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # mypy sees the class of V1
-        ),
-    )
-
-    def run() -> None:
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from error
-        finally:
-            shutil.rmtree(ray_files, ignore_errors=True)
-
-    return run
 
 
 def _worker(task: dict[str, Any]) -> None:
@@ -210,17 +180,6 @@ def _worker(task: dict[str, Any]) -> None:
         aside = folder / f".{OUTCOME}"
         aside.write_text(json.dumps(asdict(result)), encoding="utf-8")
         aside.rename(folder / OUTCOME)
-
-
-def _cause(error: Exception) -> BaseException:
-    """What a user can act on: an error of ours or a bug in a rank as itself, ranks that died as Incomplete."""
-    failures = [getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()]
-    ours = [failure for failure in failures if isinstance(failure, SemgenError)]
-    died = any(type(failure).__module__.startswith("ray.") for failure in failures)
-    if ours or (failures and not died):
-        return (ours or failures)[0]
-    line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-    return Incomplete(f"workers died more than {MOST_FAILURES} times ({line}); run the same command again to go on")
 
 
 def _outcome(folder: Path, stopping: Stopping) -> FitResult:

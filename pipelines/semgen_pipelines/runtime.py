@@ -7,6 +7,7 @@ Ray that we join is refused when it has fewer. Nothing but this module calls `ra
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
@@ -14,13 +15,15 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from semgen_platform.errors import InputError
 
 SPARE_CPUS = 1.0
 OBJECT_STORE_BYTES = 200 * 2**20  # ids and rows only, never voxels; Ray would take 30 % of the memory
+FOLDER_PREFIX, OWNER = "sg", "owner"  # Ray's temporary folders that we make, and the file in each with our process id
 
 # Read by Ray when it is imported or when a process of its starts.
 _ENVIRONMENT = {
@@ -56,30 +59,49 @@ def ray_session(address: str | None, *, needs: Mapping[str, float], gpus: float 
         _check_cpus(ray, needs, total, gpus)
         yield ray
         return
-    if address is not None:
-        _join(ray, address)
-        folder = None
-    else:
-        folder = tempfile.mkdtemp(prefix="sg", dir=_short_temporary_folder())
-        with _native_stderr_muted():
-            ray.init(
-                address="local",
-                num_cpus=max(2, math.ceil(total)),
-                num_gpus=int(gpus) if gpus else None,
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _temp_dir=folder,
-            )
-    try:
+    with ExitStack() as cleanup:
+        if address is None:
+            folder = cleanup.enter_context(_own_folder(Path(_short_temporary_folder())))
+            cleanup.callback(ray.shutdown)
+            _start(ray, folder, math.ceil(total), gpus)
+        else:
+            cleanup.callback(ray.shutdown)
+            _join(ray, address)
         _quiet()
         _check_cpus(ray, needs, total, gpus)
         yield ray
+
+
+def _start(ray: Any, folder: Path, cpus: int, gpus: float) -> None:
+    """A local Ray with its files in `folder`. Its ports are open to all interfaces, so the token guards it."""
+    with _native_stderr_muted():
+        ray.init(
+            address="local",
+            num_cpus=max(2, cpus),
+            num_gpus=int(gpus) if gpus else None,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+
+
+@contextmanager
+def _own_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder for Ray, locked while the block runs; what killed commands left behind is removed first."""
+    for owner in parent.glob(f"{FOLDER_PREFIX}*/{OWNER}"):
+        with suppress(OSError), owner.open("ab") as file:  # OSError: another user's, or locked, so still in use
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(owner.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
+    try:
+        with (folder / f".{OWNER}").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            (folder / f".{OWNER}").rename(folder / OWNER)  # only now can others see it: locked
+            yield folder
     finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _join(ray: Any, address: str) -> None:

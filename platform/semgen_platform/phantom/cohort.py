@@ -16,7 +16,9 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +58,7 @@ class CohortConfig(PatientConfig, ScannerConfig):
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """One patient's scan: what to make, and the file or (for DICOM) folder below OUT/scans that holds it."""
 
     patient: Patient
@@ -86,27 +88,30 @@ class _Work:
         }
 
 
-def write_cohort(out: Path, config: CohortConfig, progress: Progress) -> dict[str, Any]:
+Each = Callable[[Callable[[Work], None], Sequence[Work]], Iterable[None]]
+"""Applies a function to every item, in any order and process, and yields once for each that is done."""
+
+
+def write_cohort(out: Path, config: CohortConfig, progress: Progress, each: Each = map) -> dict[str, Any]:
     """Write what is missing of a cohort below `out`; returns counts, bytes and seconds.
 
+    each : how the scans are spread; `map` makes them here, one after the other.
     Raises InputError if `out` holds anything but this cohort.
     """
     started = time.monotonic()
     _claim(out, config)
     works = [_plan(config, number) for number in range(config.first_patient, config.first_patient + config.patients)]
-    written = 0
-    for work in works:
-        if not (out / "scans" / work.path).exists():
-            _write(out, work)
-            written += 1
+    missing = [work for work in works if not (out / "scans" / work.path).exists()]
+    progress.advance(len(works) - len(missing))
+    for _ in each(partial(_write, out), missing):
         progress.advance()
     _write_manifest(out, works)
     size = sum(p.stat().st_size for work in works for p in _files(out / "scans" / work.path))
     return {
         "out": str(out),
         "patients": config.patients,
-        "written": written,
-        "already": config.patients - written,
+        "written": len(missing),
+        "already": len(works) - len(missing),
         "format": config.format,
         "bytes": size,
         "manifest": str(out / "manifest.csv"),
@@ -132,14 +137,14 @@ def _claim(out: Path, config: CohortConfig) -> None:
         folder.mkdir(exist_ok=True)
 
 
-def _plan(config: CohortConfig, number: int) -> _Work:
+def _plan(config: CohortConfig, number: int) -> Work:
     patient = draw_patient(config, config.seed, number)
     protocol = draw_protocol(config, patient, config.seed, exact=not config.pose_variation)
     endings = {"nifti": (".nii.gz",), "dicom": (DICOM,), "mixed": MIXED}[config.format]
-    return _Work(patient, protocol, endings[number % len(endings)], config.extras)
+    return Work(patient, protocol, endings[number % len(endings)], config.extras)
 
 
-def _write(out: Path, work: _Work) -> None:
+def _write(out: Path, work: Work) -> None:
     """Truth first, then the scan under its final name: a scan that is there is whole and has its truth."""
     scan = scan_patient(work.patient, work.protocol)
     write_truth(scan, out / "truth" / work.truth)
@@ -154,7 +159,7 @@ def _write(out: Path, work: _Work) -> None:
     os.replace(partial, target)
 
 
-def _write_dicom(volume: Volume, work: _Work, folder: Path) -> None:
+def _write_dicom(volume: Volume, work: Work, folder: Path) -> None:
     """Slices are axial on every scanner, so of the orientation only flips within and along the stack are kept."""
     shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
     patient, code = work.patient, work.protocol.orientation
@@ -172,7 +177,7 @@ def _files(path: Path) -> list[Path]:
     return [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
 
 
-def _write_manifest(out: Path, works: list[_Work]) -> None:
+def _write_manifest(out: Path, works: list[Work]) -> None:
     rows = [work.row() for work in works]
     partial = out / f"{PARTIAL}manifest.csv"
     with partial.open("w", newline="", encoding="utf-8") as stream:

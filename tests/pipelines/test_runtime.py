@@ -1,0 +1,89 @@
+"""A Ray of our own: strangers are not let in, and nothing of it stays behind, however its command ends."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+COMMAND = """
+import sys
+from semgen_pipelines.runtime import ray_session
+with ray_session(None, needs={"test": 1}) as ray:
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.readline()
+"""
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[[], "tuple[subprocess.Popen[str], str]"]
+"""Gives the command and its Ray's address."""
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # short, or Ray's sockets would not fit
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def start(temporary: Path) -> Iterator[Start]:
+    """Starts a command with a Ray of its own and waits until it is up."""
+    commands: list[subprocess.Popen[str]] = []
+
+    def started() -> tuple[subprocess.Popen[str], str]:
+        command = subprocess.Popen(
+            [sys.executable, "-c", COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
+        commands.append(command)
+        assert command.stdout is not None
+        address = command.stdout.readline().strip()
+        assert address, "Ray did not start"
+        return command, address
+
+    yield started
+    for command in commands:
+        command.kill()
+        command.communicate()
+
+
+@pytest.mark.parametrize(
+    "stranger", [{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}]
+)
+def test_who_does_not_have_the_token_is_not_let_in(start: Start, stranger: dict[str, str]) -> None:
+    """Ray listens on every interface, so the token is what keeps others out."""
+    _, address = start()
+    join = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('joined')"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    refused = subprocess.run(
+        [sys.executable, "-c", join], env={**clean, **stranger}, capture_output=True, text=True, timeout=120
+    )
+    assert refused.returncode != 0
+    assert "joined" not in refused.stdout
+    assert "ConnectionError" in refused.stderr
+
+
+def test_the_folder_of_a_killed_command_is_removed_by_the_next_and_that_of_a_living_one_is_not(
+    start: Start, temporary: Path
+) -> None:
+    (killed, _), (living, _) = start(), start()
+    of_both = set(temporary.iterdir())
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert set(temporary.iterdir()) == of_both, "nothing to remove: Ray cleans up after kills by itself"
+    last, _ = start()
+    left = set(temporary.iterdir())
+    assert len(left & of_both) == 1
+    living.communicate("end\n")
+    last.communicate("end\n")
+    assert not list(temporary.iterdir())
