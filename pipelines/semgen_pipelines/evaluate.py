@@ -48,13 +48,16 @@ RESULT, REPORT = "scores.json", "report.html"
 
 @dataclass(frozen=True)
 class ProbeSummary:
-    """What `evaluate probe` found; `scores` has one row a feature and probe, with the spread over splits."""
+    """What `evaluate probe` found; `scores` has one row a feature and probe, with the spread over splits.
+
+    patients : that are probed, none of them among the training_patients of the backbone.
+    """
 
     model: str
     evaluation_run: str
     found: bool
     patients: int
-    patients_seen_in_training: int
+    training_patients: int
     places: int
     classes: int
     splits: int
@@ -140,7 +143,7 @@ def _probe(
     scores = probe.score(matrices, places.labels, places.groups, config)
     facts = {
         "patients": len(np.unique(places.groups)),
-        "patients_seen_in_training": seen,
+        "training_patients": seen,
         "places": len(places),
         "classes": len(np.unique(places.labels)),
         "splits": config.splits,

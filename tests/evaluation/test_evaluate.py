@@ -105,7 +105,7 @@ def test_a_patient_whom_the_discovery_has_seen_is_not_judged(lake: Lake, truth: 
         evaluate_probe(lake.refresh(), "small", lake.select_scans(), truth, CONFIG, quiet=True)
     others = [scan for scan in lake.select_scans() if scan.scan_id != seen.scan_id]
     summary = evaluate_probe(lake.refresh(), "small", others, truth, CONFIG, quiet=True)
-    assert (summary.patients, summary.patients_seen_in_training) == (5, 1)
+    assert (summary.patients, summary.training_patients) == (5, 1)
 
 
 def test_no_scan_or_too_few_patients_are_one_sentence(lake: Lake, truth: Path) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from semgen_platform import ids
 from semgen_platform.config import Config
+from semgen_platform.discovery.atlas import Subject
 from semgen_platform.discovery.members import TRAIN, VALIDATION, split_sides
 from semgen_platform.discovery.resampling import FloatArray, Shape
 from semgen_platform.discovery.rows import BASE_SHAPE_ZYX, DECIMALS, Row, member_row, sorted_members
@@ -32,15 +33,9 @@ ReadVoxels = Callable[[str], NDArray[Any]]
 """Voxels (z, y, x) in HU of a scan id at its own spacing."""
 
 
-class GridSubject(Protocol):
-    """What this recipe must know of a scan; the lake's `Scan` is one."""
+class GridSubject(Subject, Protocol):
+    """A subject with its voxel grid, which this recipe works on."""
 
-    @property
-    def scan_id(self) -> str: ...
-    @property
-    def patient_id(self) -> str: ...
-    @property
-    def split_group(self) -> str: ...
     @property
     def shape_zyx(self) -> Shape: ...
     @property
