@@ -93,7 +93,8 @@ def _own_folder(parent: Path) -> Iterator[Path]:
     for owner in parent.glob(f"{FOLDER_PREFIX}*/{OWNER}"):
         with suppress(OSError), owner.open("ab") as file:  # OSError: another user's, or locked, so still in use
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(owner.parent, ignore_errors=True)
+            if not _in_use(owner.parent):
+                shutil.rmtree(owner.parent, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     try:
         with (folder / f".{OWNER}").open("ab") as file:
@@ -102,6 +103,15 @@ def _own_folder(parent: Path) -> Iterator[Path]:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process has a file open there: Ray's agents outlive a killed command by up to two minutes."""
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it ended meanwhile, or is another user's
+            if os.readlink(descriptor).startswith(f"{folder}/"):
+                return True
+    return False
 
 
 def _join(ray: Any, address: str) -> None:
