@@ -25,6 +25,11 @@ stage() {
     echo $((SECONDS - started)) >"$DEMO/results/$name.seconds"
 }
 
+# made NAME FIELD: what a stage made, from its JSON. "latest" would be wrong for a stage that found its work done.
+made() {
+    python -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$DEMO/results/$1.json" "$2"
+}
+
 # One Ray for all stages, in a process group of its own, ended as that group.
 ray_folder=$(mktemp -d /tmp/sgXXXX)
 ray_group=
@@ -73,12 +78,12 @@ stage build_index build-index
 # 4. Recurring anatomy becomes classes: as published, and aligned in millimetres. The audit knows the phantoms' truth.
 for recipe in published aligned; do
     stage "discover_$recipe" discover --recipe "$recipe-demo" --collection phantoms
-    stage "audit_$recipe" discoveries audit latest --truth "$DEMO/phantoms/truth"
+    stage "audit_$recipe" discoveries audit "$(made "discover_$recipe" discovery_id)" --truth "$DEMO/phantoms/truth"
 done
 
 # 5. Pretrain on the aligned patterns, publish, and measure on patients that nothing has seen.
-stage pretrain pretrain --recipe tiny --discovery latest
-stage publish publish latest --name demo
+stage pretrain pretrain --recipe tiny --discovery "$(made discover_aligned discovery_id)"
+stage publish publish "$(made pretrain run_id)" --name demo
 stage evaluate evaluate probe --model demo --collection held-out --truth "$DEMO/held_out/truth"
 
 # 6. Serve, and ask.
