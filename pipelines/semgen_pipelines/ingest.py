@@ -198,7 +198,7 @@ def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
     """What stands for the patient of a source that names none. Raises ConfigError for a bad rule."""
     if rule == "file":
         return source.name_parts
-    path = source.name_parts[1] if source.name_parts[0] == "path" else source.files[0]
+    path = "/".join(source.name_parts[1:]) if source.name_parts[0] == "path" else str(source.files[0])
     if rule == "folder":
         return (str(Path(path).parent),)
     try:
@@ -382,8 +382,7 @@ def _write_report(path: Path, items: Sequence[Item], outcomes: Mapping[str, Outc
                 continue
             writer.writerow(
                 {
-                    "source": _folder_or_file(item.source),
-                    "member": "",
+                    **_where(item.source),
                     "status": outcome.status,
                     "scan_id": outcome.scan_id,
                     "reason": outcome.reason,
@@ -395,8 +394,11 @@ def _write_report(path: Path, items: Sequence[Item], outcomes: Mapping[str, Outc
             )
 
 
-def _folder_or_file(source: Source) -> str:
-    return source.files[0] if len(source.files) == 1 else os.path.commonpath(source.files)
+def _where(source: Source) -> dict[str, str]:
+    """The file or folder of a source, and the member or folder of members in an archive."""
+    paths, inside = {place.path for place in source.files}, {place.member for place in source.files}
+    member = inside.pop() if len(inside) == 1 else os.path.commonpath(inside) if len(paths) == 1 else ""
+    return {"source": os.path.commonpath(paths), "member": member}
 
 
 def check_rejects(summary: IngestSummary, limit: str | None) -> None:
