@@ -12,11 +12,14 @@ from typing import Any
 
 from semgen_platform.formats.place import Place, Validator
 from semgen_platform.formats.refusing import Refused, refusal, refused
+from semgen_platform.formats.splitting import Traits
 from semgen_platform.volume import Refusal
 
 LISTING_TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "ConvolutionKernel", "AcquisitionNumber",
+    "TemporalPositionIdentifier",
 ]  # fmt: skip
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -77,6 +80,7 @@ class DicomObject:
     study_uid: str
     patient: tuple[str, str] | None
     refusal: Refusal | None
+    traits: Traits
 
     @property
     def part(self) -> str:
@@ -142,7 +146,7 @@ def read_object(place: Place, relative: tuple[str, ...], validator: Validator) -
     try:
         dataset = read_dataset(place, tags=LISTING_TAGS)
     except Refused as no:
-        return DicomObject(place, relative, validator, "", "", None, no.refusal)
+        return DicomObject(place, relative, validator, "", "", None, no.refusal, Traits())
     patient_id = text(dataset, "PatientID")
     return DicomObject(
         place=place,
@@ -152,6 +156,21 @@ def read_object(place: Place, relative: tuple[str, ...], validator: Validator) -
         study_uid=sys.intern(text(dataset, "StudyInstanceUID")),
         patient=(sys.intern(patient_id), sys.intern(text(dataset, "IssuerOfPatientID"))) if patient_id else None,
         refusal=object_refusal(dataset),
+        traits=_traits(dataset),
+    )
+
+
+def _traits(dataset: Any) -> Traits:
+    rows, columns = number(dataset, "Rows") or 0, number(dataset, "Columns") or 0
+    return Traits(
+        image_type=sys.intern("/".join(texts(dataset, "ImageType")).upper()),
+        kernel=sys.intern("/".join(texts(dataset, "ConvolutionKernel"))),
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        position_mm=numbers(dataset, "ImagePositionPatient", 3),
+        pixel_spacing_mm=numbers(dataset, "PixelSpacing", 2),
+        shape_yx=(int(rows), int(columns)),
+        time_point=sys.intern(text(dataset, "TemporalPositionIdentifier")),
+        acquisition=sys.intern(text(dataset, "AcquisitionNumber")),
     )
 
 

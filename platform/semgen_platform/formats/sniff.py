@@ -18,6 +18,7 @@ from semgen_platform.formats.dicom_object import DicomObject, read_object
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, quiet_libraries, refusal, refused
 from semgen_platform.formats.source import Kind, Source
+from semgen_platform.formats.splitting import split
 from semgen_platform.volume import Refusal
 
 VOLUME_EXTENSIONS = (".nii", ".nii.gz", ".dcm", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -175,13 +176,18 @@ def _not_a_volume(found: Content, promised: bool) -> Refusal:
 
 
 def _series(objects: Iterable[DicomObject]) -> Iterator[Source]:
-    """Sources of all DICOM objects: one per series and part, in the order of their first files."""
+    """Sources of all DICOM objects: one per series and part (splitting.py), in the order of their first files."""
     groups: dict[tuple[str, ...], list[DicomObject]] = {}
     for item in objects:
         key: tuple[str, ...] = (item.series_uid, item.part) if item.series_uid else ("", *item.relative)
         groups.setdefault(key, []).append(item)
     for (series_uid, *part), items in groups.items():
-        yield _series_source(series_uid, part, sorted(items, key=lambda item: item.place))
+        items.sort(key=lambda item: item.place)
+        if not series_uid or part != [""]:
+            yield _series_source(series_uid, part, items)
+            continue
+        for name, indices in split([item.traits for item in items]):
+            yield _series_source(series_uid, [name], [items[n] for n in indices])
 
 
 def _series_source(series_uid: str, part: list[str], items: list[DicomObject]) -> Source:
