@@ -53,7 +53,8 @@ def ingest(
     Running it again adds nothing and decodes nothing. Every refusal is explained: semgen-platform lake rejects.
     """
     common.set_up(verbose=verbose, quiet=quiet)
-    from semgen_pipelines.ingest import IngestConfig, check_rejects
+    from semgen_pipelines.convert import IngestConfig
+    from semgen_pipelines.ingest import check_rejects
     from semgen_pipelines.ingest import ingest as run_ingest
     from semgen_platform.lake.lake import open_lake
     from semgen_platform.privacy import load_key

@@ -1,9 +1,9 @@
 """Ingest: sources in folders become scans of the lake, each exactly once, or rows that say why not.
 
 The driver lists sources, asks the tables what is known already, and hands the rest to actors as small rows; an actor
-reads one source, writes one volume and its rows as a pending file; the driver commits pending rows in batches. A driver
-or worker that dies costs the sources in flight: the same command begins with what is pending and goes on (DESIGN.md
-sections 4 and 7). No voxel passes through Ray's object store.
+turns one source into one volume and its rows as a pending file (convert.py); the driver commits pending rows in
+batches. A driver or worker that dies costs the sources in flight: the same command begins with what is pending and goes
+on (DESIGN.md sections 4 and 7). No voxel passes through Ray's object store.
 """
 
 from __future__ import annotations
@@ -18,26 +18,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item, Outcome, all_flags, reading_options
 from semgen_pipelines.manifest import Manifest, read_manifest
 from semgen_pipelines.runtime import ray_session
 from semgen_platform import ids
-from semgen_platform.config import Config
 from semgen_platform.errors import Busy, ConfigError, Incomplete, WrongKey
-from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
+from semgen_platform.formats.reader import CONVERTER_VERSION
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
-from semgen_platform.lake.pending import commit_pending, write_pending
-from semgen_platform.lake.tables import SCHEMAS, source_state
-from semgen_platform.lake.volumes import write_volume
+from semgen_platform.lake.pending import commit_pending
+from semgen_platform.lake.tables import source_state
 from semgen_platform.privacy import Pseudonyms, key_fingerprint
 from semgen_platform.progress import Progress
-from semgen_platform.volume import Refusal, Volume
 
-ATTEMPT = "0"  # ingest never starts over: an attempt ends when every source has an outcome
 COMMIT_EVERY = 500  # rows; one Delta MERGE costs about as much for one row as for a thousand
 COMMIT_EVERY_S = 30.0
 REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence", "flags", "slices", "bytes")
@@ -46,48 +42,6 @@ REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence",
 _log = logging.getLogger(__name__)
 
 Known = Mapping[tuple[str, str], "Outcome"]
-RowsByTable = dict[str, list[dict[str, Any]]]
-
-
-class IngestConfig(Config):
-    """What decides how a source is converted and filed; a change of these makes a new (source, state)."""
-
-    collection: str = "default"
-    """Name under which the scans are filed."""
-    min_slices: int = 16
-    """Fewer slices are refused as too_few_slices."""
-    patient_from: str = "file"
-    """For sources that name no patient: file, folder, or a regular expression with one group over the path."""
-    patient_namespace: str = ""
-    """Prefix that keeps the patient numbers of two hospitals apart where DICOM gives no issuer."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One source with its names in the lake: what travels to a worker."""
-
-    source: Source
-    source_id: str
-    state: str
-    patient_id: str
-    study_id: str
-    series_id: str
-    patient_known: bool
-    labels: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one source."""
-
-    source_id: str
-    status: str
-    scan_id: str = ""
-    reason: str = ""
-    sentence: str = ""
-    flags: tuple[str, ...] = ()
-    voxels: int = 0
-    bytes_stored: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,7 +86,7 @@ def ingest(
     items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
     run_id = ids.artefact_id(
         "ingest",
-        recipe=config.model_dump(mode="json"),
+        recipe=config.model_dump(mode="json", exclude={"time_limit_s"}),
         revision=CONVERTER_VERSION,
         parents=[],
         selection=ids.digest_of(sorted([i.source_id, i.state] for i in items)),
@@ -198,7 +152,7 @@ def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
     """What stands for the patient of a source that names none. Raises ConfigError for a bad rule."""
     if rule == "file":
         return source.name_parts
-    path = source.name_parts[1] if source.name_parts[0] == "path" else source.files[0]
+    path = "/".join(source.name_parts[1:]) if source.name_parts[0] == "path" else str(source.files[0])
     if rule == "folder":
         return (str(Path(path).parent),)
     try:
@@ -213,85 +167,17 @@ def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
     return (match.group(1),) if match else source.name_parts
 
 
-def reading_options(config: IngestConfig) -> dict[str, Any]:
-    """The options that change what a source becomes, and with them its state."""
-    return {"min_slices": config.min_slices}
-
-
 def _known(lake: Lake) -> Known:
     """What the tables say of each (source, state); a former refusal counts as rejected."""
     of_voxels = {row["scan_id"]: row["flags"] for row in lake.table("scans", columns=["scan_id", "flags"]).to_pylist()}
     known: dict[tuple[str, str], Outcome] = {}
     for row in lake.table("sources", columns=["source_id", "state", "scan_id", "flags"]).to_pylist():
-        flags = _all_flags(of_voxels[row["scan_id"]], row["flags"])
+        flags = all_flags(of_voxels[row["scan_id"]], row["flags"])
         known[row["source_id"], row["state"]] = Outcome(row["source_id"], "already", row["scan_id"], flags=flags)
     for row in lake.table("rejects", columns=["source_id", "state", "reasons", "sentence"]).to_pylist():
         refused = Outcome(row["source_id"], "rejected", "", row["reasons"][0], row["sentence"])
         known[row["source_id"], row["state"]] = refused
     return known
-
-
-def _all_flags(of_voxels: Sequence[str], of_source: Sequence[str]) -> tuple[str, ...]:
-    return tuple(sorted({*of_voxels, *of_source}))
-
-
-class ConvertSource:
-    """One source into the lake: a volume and a pending file, or a pending refusal. Ray builds this once per worker."""
-
-    def __init__(self, root: str, run_id: str, config: IngestConfig) -> None:
-        self._root, self._run_id, self._config = Path(root), run_id, config
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        item: Item = row["item"]
-        result = item.source.refusal or read_source(item.source, min_slices=self._config.min_slices)
-        rows, outcome = self._refused(item, result) if isinstance(result, Refusal) else self._stored(item, result)
-        write_pending(self._root, self._run_id, ATTEMPT, rows)
-        return {"outcome": outcome}
-
-    def _refused(self, item: Item, refusal: Refusal) -> tuple[RowsByTable, Outcome]:
-        said = {"reasons": list(refusal.reasons), "sentence": refusal.sentence, "evidence": dict(refusal.evidence)}
-        outcome = Outcome(item.source_id, "rejected", "", refusal.reasons[0], refusal.sentence)
-        return {"rejects": [{**self._common(item), **said}]}, outcome
-
-    def _stored(self, item: Item, volume: Volume) -> tuple[RowsByTable, Outcome]:
-        scan = write_volume(self._root, volume, self._run_id)
-        flags = tuple(flag for flag in volume.flags if flag != "patient_unknown")
-        flags += () if item.patient_known else ("patient_unknown",)
-        columns = set(SCHEMAS["sources"].names)
-        source = {
-            **self._common(item),
-            **{name: value for name, value in volume.attributes.items() if name in columns},
-            "attributes": {name: value for name, value in volume.attributes.items() if name not in columns},
-            "scan_id": scan["scan_id"],
-            "patient_id": item.patient_id,
-            "study_id": item.study_id,
-            "series_id": item.series_id,
-            "flags": list(flags),
-            "labels": dict(item.labels),
-        }
-        outcome = Outcome(
-            item.source_id,
-            "ingested",
-            scan["scan_id"],
-            flags=_all_flags(scan["flags"], flags),
-            voxels=volume.voxels.size,
-            bytes_stored=scan["bytes"],
-        )
-        return {"sources": [source], "scans": [scan]}, outcome
-
-    def _common(self, item: Item) -> dict[str, Any]:
-        return {
-            "source_id": item.source_id,
-            "state": item.state,
-            "collection": self._config.collection,
-            "kind": item.source.kind,
-            "files": len(item.source.files),
-            "slices": item.source.slices,
-            "bytes": item.source.bytes,
-            "converter_version": CONVERTER_VERSION,
-            "options": reading_options(self._config),
-            "run_id": self._run_id,
-        }
 
 
 def _convert(
@@ -382,8 +268,7 @@ def _write_report(path: Path, items: Sequence[Item], outcomes: Mapping[str, Outc
                 continue
             writer.writerow(
                 {
-                    "source": _folder_or_file(item.source),
-                    "member": "",
+                    **_where(item.source),
                     "status": outcome.status,
                     "scan_id": outcome.scan_id,
                     "reason": outcome.reason,
@@ -395,8 +280,11 @@ def _write_report(path: Path, items: Sequence[Item], outcomes: Mapping[str, Outc
             )
 
 
-def _folder_or_file(source: Source) -> str:
-    return source.files[0] if len(source.files) == 1 else os.path.commonpath(source.files)
+def _where(source: Source) -> dict[str, str]:
+    """The file or folder of a source, and the member or folder of members in an archive."""
+    paths, inside = {place.path for place in source.files}, {place.member for place in source.files}
+    member = inside.pop() if len(inside) == 1 else os.path.commonpath(inside) if len(paths) == 1 else ""
+    return {"source": os.path.commonpath(paths), "member": member}
 
 
 def check_rejects(summary: IngestSummary, limit: str | None) -> None:

@@ -1,7 +1,8 @@
 """A CSV that names the patient and labels of each source.
 
 Columns: `path`, optional `patient_id`, and anything else is a label. `path` is a file or, for a DICOM series, its
-folder; relative paths are taken below each SOURCE and below the manifest's folder.
+folder; a member of an archive stands behind it, as in a.zip/inner/scan.nii. Relative paths are taken below each SOURCE
+and below the manifest's folder.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from semgen_platform.errors import InputError
+from semgen_platform.formats.place import Place
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class Manifest:
     def __init__(self, rows: Mapping[Path, ManifestRow]) -> None:
         self._rows = dict(rows)
 
-    def of(self, files: Sequence[str]) -> ManifestRow | None:
-        """The row of the first file, or of the nearest folder above it that has one."""
-        first = Path(files[0])
+    def of(self, files: Sequence[Place]) -> ManifestRow | None:
+        """The row of the first file, or of the nearest folder or archive above it that has one."""
+        first = Path(str(files[0]))
         return next((self._rows[p] for p in (first, *first.parents) if p in self._rows), None)
 
 
@@ -52,7 +54,7 @@ def read_manifest(path: Path | None, roots: Sequence[Path]) -> Manifest:
         name = record.pop("path") or ""
         patient = (record.pop("patient_id", None) or "").strip() or None
         labels = {k: v for k, v in record.items() if k and isinstance(v, str) and v}
-        target = next((r / name for r in (*roots, path.parent) if name and (r / name).exists()), None)
+        target = next((r / name for r in (*roots, path.parent) if name and _leads_somewhere(r / name)), None)
         if target is None:
             continue  # a manifest may name more than the SOURCE given here holds
         if target.absolute() in rows:
@@ -61,3 +63,8 @@ def read_manifest(path: Path | None, roots: Sequence[Path]) -> Manifest:
             )
         rows[target.absolute()] = ManifestRow(patient, labels)
     return Manifest(rows)
+
+
+def _leads_somewhere(path: Path) -> bool:
+    """Whether a file or folder is there, or an archive that the rest of the path may lie in."""
+    return path.exists() or any(parent.is_file() for parent in path.parents)

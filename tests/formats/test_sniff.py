@@ -169,7 +169,7 @@ def test_a_header_and_its_data_file_are_one_source(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Pair(np.zeros((6, 5, 4), np.int16), np.eye(4)), tmp_path / "pair.hdr")
     sitk.WriteImage(image, str(tmp_path / "meta.mhd"))
     sitk.WriteImage(image, str(tmp_path / "nrrd.nhdr"))
-    found = [([Path(file).suffix for file in source.files], source.slices) for source in sources_of(tmp_path)]
+    found = [([Path(file.path).suffix for file in source.files], source.slices) for source in sources_of(tmp_path)]
     assert found == [([".mhd", ".raw"], 4), ([".nhdr", ".raw"], 4), ([".hdr", ".img"], 4)]
 
 

@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 
-from semgen_pipelines.ingest import IngestConfig, IngestSummary, check_rejects, ingest
+from semgen_pipelines.convert import IngestConfig
+from semgen_pipelines.ingest import IngestSummary, check_rejects, ingest
 from semgen_platform.errors import ConfigError, Incomplete, InputError, WrongKey
 from semgen_platform.lake.lake import Lake, create_lake, open_lake
 from semgen_platform.lake.volumes import open_level
@@ -184,6 +189,87 @@ def test_the_real_scans_are_all_counted_and_none_twice(lake: Lake) -> None:
     second = run(lake, REAL)
     assert (second.found, second.ingested, second.decoded) == (first.found, 0, 0)
     assert (second.already, second.rejected) == (first.ingested, first.rejected)
+
+
+def test_the_members_of_an_archive_are_sources_with_labels_of_their_own(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "a.nii.gz", 1)
+    write_ct(tmp_path / "b.nii", 2)
+    packed = tmp_path / "in" / "packed.zip"
+    packed.parent.mkdir()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        target.write(tmp_path / "a.nii.gz", "deep/a.nii.gz")
+        target.write(tmp_path / "b.nii", "b.nii")
+        target.writestr("notes.txt", "nothing")
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("path,patient_id,site\npacked.zip/deep/a.nii.gz,P1,north\npacked.zip/b.nii,P2,south\n")
+    report = tmp_path / "report.csv"
+    summary = run(lake, packed.parent, manifest_file=manifest, report=report)
+    assert (summary.found, summary.ingested, summary.reasons) == (3, 2, {"not_an_image": 1})
+    rows = lake.refresh().table("sources").to_pylist()
+    assert sorted(dict(row["labels"])["site"] for row in rows) == ["north", "south"]
+    assert len({row["patient_id"] for row in rows}) == 2
+    assert all("patient_unknown" not in row["flags"] for row in rows)
+    with report.open(newline="") as file:
+        said = {row["member"]: (row["source"], row["status"]) for row in csv.DictReader(file)}
+    assert said == {
+        "deep/a.nii.gz": (str(packed), "ingested"), "b.nii": (str(packed), "ingested"),
+        "notes.txt": (str(packed), "rejected"),
+    }  # fmt: skip
+    again = run(lake, packed.parent, manifest_file=manifest)
+    assert (again.already, again.rejected, again.decoded) == (2, 1, 0)
+
+
+def test_a_source_that_takes_too_long_is_refused_and_the_volume_of_a_patient_one_is_not(
+    lake: Lake, tmp_path: Path
+) -> None:
+    write_ct(tmp_path / "in" / "a.nii.gz", 1)
+    assert run(lake, tmp_path / "in", config={"time_limit_s": 1e-4}).reasons == {"timed_out": 1}
+    write_ct(tmp_path / "in" / "b.nii.gz", 2)
+    assert run(lake, tmp_path / "in", config={"time_limit_s": 60.0}).ingested == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "reasons"), [(1, {}), (2, {"decoder_failed": 1})])
+def test_a_decoder_that_crashes_once_is_tried_again_and_one_that_crashes_twice_costs_its_source(
+    kills: int, reasons: dict[str, int], lake: Lake, tmp_path: Path
+) -> None:
+    write_ct(tmp_path / "in" / "a.nii.gz", 1)
+    (tmp_path / "in" / "notes.txt").write_text("nothing")
+    with KillDecoders(kills) as killer:
+        summary = run(lake, tmp_path / "in", workers=1)
+    assert len(killer.killed) == kills
+    assert summary.reasons == {"not_an_image": 1, **reasons}
+    assert summary.ingested == 1 - len(reasons)
+    assert run(lake, tmp_path / "in", workers=1).decoded == 0
+
+
+class KillDecoders:
+    """Inside the block, the first so many decoding processes are killed as soon as they are seen."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.killed, self._done = most, set[int](), threading.Event()
+        self._before = set(self._decoders())
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> KillDecoders:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while len(self.killed) < self.most and not self._done.wait(0.02):
+            for pid in set(self._decoders()) - self._before - self.killed:
+                if len(self.killed) < self.most:
+                    os.kill(pid, signal.SIGKILL)
+                    self.killed.add(pid)
+
+    def _decoders(self) -> Iterator[int]:
+        for process in psutil.process_iter(["cmdline"]):
+            if any("semgen_pipelines.isolation" in word for word in process.info["cmdline"] or ()):
+                yield process.pid
 
 
 def wait_for_volumes(lake: Lake, number: int) -> None:

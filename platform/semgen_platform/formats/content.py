@@ -15,19 +15,12 @@ HEAD_BYTES = 4096  # enough for a NIfTI-2 header inside gzip, a tar header, and 
 INFLATED_BYTES = 1024  # of a gzip member: NIfTI-2 needs 544, tar 512
 
 Content = Literal[
-    "dicom", "nifti", "nifti_pair", "analyze", "nrrd", "metaimage", "pdf", "archive", "other_volume", "damaged_gzip",
-    "empty", "unknown",
+    "dicom", "nifti", "nifti_pair", "analyze", "nrrd", "metaimage", "pdf", "zip", "tar", "other_archive",
+    "other_volume", "damaged_gzip", "empty", "unknown",
 ]  # fmt: skip
 
-ARCHIVE_MAGIC = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!\x1a\x07",
-    b"BZh",
-    b"\xfd7zXZ\x00",
-    b"\x28\xb5\x2f\xfd",
-)
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+OTHER_ARCHIVE_MAGIC = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 OTHER_VOLUME_MAGIC = (b"\x89HDF\r\n\x1a\n", b"CDF\x01", b"CDF\x02")  # MINC 2 and 1
 EXPLICIT_VRS = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR US UT UV".split()
@@ -57,7 +50,7 @@ def content_of(head: bytes) -> Content:
     if nifti is not None:
         return nifti
     if gzipped:
-        return "archive" if inner[257:262] == b"ustar" else "unknown"
+        return "tar" if is_tar(inner) else "unknown"
     if is_dicom(head):
         return "dicom"
     if head.startswith(b"NRRD000"):
@@ -66,9 +59,18 @@ def content_of(head: bytes) -> Content:
         return "metaimage"
     if head.startswith(b"%PDF-"):
         return "pdf"
-    if head.startswith(ARCHIVE_MAGIC) or head[257:262] == b"ustar":
-        return "archive"
+    if head.startswith(ZIP_MAGIC):
+        return "zip"
+    if is_tar(head):
+        return "tar"
+    if head.startswith(OTHER_ARCHIVE_MAGIC):
+        return "other_archive"
     return "other_volume" if head.startswith(OTHER_VOLUME_MAGIC) else "unknown"
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a POSIX or GNU tar begins here. Older ones have no mark and are not recognised."""
+    return head[257:262] == b"ustar"
 
 
 def is_dicom(head: bytes) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from semgen_platform import privacy
 from semgen_platform.formats.dicom_object import number, numbers, read_dataset, text, texts
+from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.formats.scaling import Stack, rescaled_slab
 from semgen_platform.formats.slices import Grid, Plane, regular_grid
@@ -47,7 +48,7 @@ PIXEL_TAGS = [
 class Slice:
     """The header of one file."""
 
-    path: str
+    place: Place
     plane: Plane
     syntax: str
     native_bytes: int
@@ -61,7 +62,7 @@ class Slice:
     burned_in: bool
 
 
-def read_series(files: Sequence[str], *, min_slices: int) -> Volume:
+def read_series(files: Sequence[Place], *, min_slices: int) -> Volume:
     """The volume of a series' files in slice order along the normal, affine in LPS+ mm. Raises Refused, OSError."""
     slices, refusals = _headers(files)
     refusals += _series_faults(slices)
@@ -84,15 +85,15 @@ def read_series(files: Sequence[str], *, min_slices: int) -> Volume:
     )
 
 
-def read_header(path: str) -> Slice:
+def read_header(place: Place) -> Slice:
     """What reading a slice needs to know before its pixels. Raises Refused where the header cannot be used, OSError."""
-    dataset = read_dataset(path, tags=HEADER_TAGS)
+    dataset = read_dataset(place, tags=HEADER_TAGS)
     rows, columns = number(dataset, "Rows"), number(dataset, "Columns")
     if not rows or not columns:
         raise refused("corrupt", "a CT image says no rows or columns")
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     return Slice(
-        path=path,
+        place=place,
         plane=Plane(
             position_mm=numbers(dataset, "ImagePositionPatient", 3),
             orientation=numbers(dataset, "ImageOrientationPatient", 6),
@@ -109,7 +110,7 @@ def read_header(path: str) -> Slice:
     )
 
 
-def _headers(files: Sequence[str]) -> tuple[list[Slice], list[Refusal]]:
+def _headers(files: Sequence[Place]) -> tuple[list[Slice], list[Refusal]]:
     slices, refusals = [], []
     for file in files:
         try:
@@ -223,7 +224,7 @@ def _pixel_dataset(item: Slice) -> Any:
     """The dataset with its pixel data, complete as far as lengths tell. Raises Refused, OSError."""
     from pydicom.uid import UID
 
-    dataset = read_dataset(item.path, tags=PIXEL_TAGS, pixels=True)
+    dataset = read_dataset(item.place, tags=PIXEL_TAGS, pixels=True)
     pixels = dataset.get("PixelData")
     if not pixels:
         # pydicom gives an empty dataset, without an error, where encapsulated data end early

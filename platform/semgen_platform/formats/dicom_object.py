@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from semgen_platform.formats.place import Place, Validator
 from semgen_platform.formats.refusing import Refused, refusal, refused
+from semgen_platform.formats.splitting import Traits
 from semgen_platform.volume import Refusal
 
 LISTING_TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "ConvolutionKernel", "AcquisitionNumber",
+    "TemporalPositionIdentifier",
 ]  # fmt: skip
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -69,13 +72,15 @@ SENTENCES = {
 class DicomObject:
     """One DICOM file as a listing needs it; a small record, since an archive has millions."""
 
-    path: str
-    relative: str
-    validator: tuple[int, int]
+    place: Place
+    relative: tuple[str, ...]
+    """Path below the root, and the member of an archive."""
+    validator: Validator
     series_uid: str
     study_uid: str
     patient: tuple[str, str] | None
     refusal: Refusal | None
+    traits: Traits
 
     @property
     def part(self) -> str:
@@ -83,13 +88,14 @@ class DicomObject:
         return "" if self.refusal is None else self.refusal.reasons[0]
 
 
-def read_dataset(path: str | Path, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
+def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
     """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError."""
     import pydicom
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
-    except OSError:
+        with place.open() as stream:
+            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+    except (OSError, Refused):
         raise
     except EOFError:
         raise refused("truncated", "the DICOM header ends early") from None
@@ -135,21 +141,36 @@ def _value(dataset: Any, keyword: str) -> Any:
         return None
 
 
-def read_object(path: str, relative: str, validator: tuple[int, int]) -> DicomObject:
+def read_object(place: Place, relative: tuple[str, ...], validator: Validator) -> DicomObject:
     """The listing's record of one DICOM file; a header that cannot be parsed is refused in the record."""
     try:
-        dataset = read_dataset(path, tags=LISTING_TAGS)
+        dataset = read_dataset(place, tags=LISTING_TAGS)
     except Refused as no:
-        return DicomObject(path, relative, validator, "", "", None, no.refusal)
+        return DicomObject(place, relative, validator, "", "", None, no.refusal, Traits())
     patient_id = text(dataset, "PatientID")
     return DicomObject(
-        path=path,
+        place=place,
         relative=relative,
         validator=validator,
         series_uid=sys.intern(text(dataset, "SeriesInstanceUID")),
         study_uid=sys.intern(text(dataset, "StudyInstanceUID")),
         patient=(sys.intern(patient_id), sys.intern(text(dataset, "IssuerOfPatientID"))) if patient_id else None,
         refusal=object_refusal(dataset),
+        traits=_traits(dataset),
+    )
+
+
+def _traits(dataset: Any) -> Traits:
+    rows, columns = number(dataset, "Rows") or 0, number(dataset, "Columns") or 0
+    return Traits(
+        image_type=sys.intern("/".join(texts(dataset, "ImageType")).upper()),
+        kernel=sys.intern("/".join(texts(dataset, "ConvolutionKernel"))),
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        position_mm=numbers(dataset, "ImagePositionPatient", 3),
+        pixel_spacing_mm=numbers(dataset, "PixelSpacing", 2),
+        shape_yx=(int(rows), int(columns)),
+        time_point=sys.intern(text(dataset, "TemporalPositionIdentifier")),
+        acquisition=sys.intern(text(dataset, "AcquisitionNumber")),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from semgen_platform import geometry
 from semgen_platform.formats import rawdata
+from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.volume import Refusal, Volume
 
@@ -39,41 +39,41 @@ class Header:
     data_offset: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(place: Place) -> Header:
     """The tags of a MetaImage header. Raises Refused, OSError."""
-    text, offset = rawdata.header_text(path, END)
+    text, offset = rawdata.header_text(place, END)
     pairs = (line.partition("=") for line in text.splitlines())
     return Header({key.strip(): value.strip() for key, equals, value in pairs if equals}, offset)
 
 
-def data_file(path: Path) -> Path | None:
+def data_file(place: Place) -> Place | None:
     """The data file of an .mhd, or None where the data follow the header. Raises Refused, OSError."""
-    name = read_header(path).fields.get("ElementDataFile", "")
+    name = read_header(place).fields.get("ElementDataFile", "")
     if not name:
         raise refused("corrupt", "the MetaImage header names no data")
     if name.upper() == "LOCAL":
         return None
     if name.startswith("LIST") or "%" in name:
         raise refused("unsupported_format", "the voxels are spread over several data files; write them as one")
-    return rawdata.data_path(path, name)
+    return rawdata.data_place(place, name)
 
 
-def slices(path: Path) -> int:
+def slices(place: Place) -> int:
     """Slices along the third axis, 0 where the header does not say."""
-    sizes = _sizes(read_header(path))
+    sizes = _sizes(read_header(place))
     return sizes[2] if len(sizes) > 2 else 0
 
 
-def read_metaimage(path: Path) -> Volume:
+def read_metaimage(place: Place) -> Volume:
     """The volume in its own voxel order, affine in LPS+ mm. Raises Refused, OSError."""
-    header = read_header(path)
+    header = read_header(place)
     sizes = _sizes(header)
     faults = [no for no in (_axes_fault(header, sizes), _type_fault(header), _geometry_fault(header)) if no is not None]
     if faults:
         raise Refused(combined(faults))
-    data = data_file(path)
+    data = data_file(place)
     offset = _header_size(header) + (0 if data else header.data_offset)
-    block = rawdata.Block(data or path, _is_true(header, "CompressedData"), offset=offset)
+    block = rawdata.Block(data or place, _is_true(header, "CompressedData"), offset=offset)
     voxels = block.read(_dtype(header), (sizes[2], sizes[1], sizes[0]))
     return Volume(voxels=voxels, ijk_to_lps_mm=_affine(header))
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from semgen_platform import geometry
 from semgen_platform.formats.content import HEAD_BYTES, inflated, is_pair, nifti_version
+from semgen_platform.formats.place import Place
 from semgen_platform.formats.rawdata import Block, is_gzip
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.formats.scaling import rescaled
@@ -25,7 +26,7 @@ CONFLICT_MM = 0.1
 """sform and qform may differ by this much at any corner: float32 quaternions alone put a corner off by 0.01 mm."""
 
 
-def read_nifti(header_file: Path, data_file: Path | None = None) -> Volume:
+def read_nifti(header_file: Place, data_file: Place | None = None) -> Volume:
     """The volume of a NIfTI file or pair in its own voxel order, affine in LPS+ mm. Raises Refused, OSError."""
     header = _read_header(header_file)
     shape_xyz = _three_axes(header.get_data_shape())
@@ -33,8 +34,8 @@ def read_nifti(header_file: Path, data_file: Path | None = None) -> Volume:
     found = [fault for fault in faults if fault is not None]
     if found:
         raise Refused(combined(found))
-    path = data_file or header_file
-    block = Block(path, is_gzip(path), skip=int(header.get_data_offset()))
+    place = data_file or header_file
+    block = Block(place, is_gzip(place), skip=int(header.get_data_offset()))
     x, y, z = shape_xyz
     stored = block.read(header.get_data_dtype(), (z, y, x))  # x, y, z in Fortran order is z, y, x in C order
     slope, intercept = _slope_and_intercept(header)
@@ -57,12 +58,12 @@ def write_nifti(volume: Volume, path: Path) -> None:
     image.to_filename(path)
 
 
-def _read_header(path: Path) -> Any:
+def _read_header(place: Place) -> Any:
     """The nibabel header at the top of a file, gzipped or not, whatever its name. Raises Refused, OSError."""
     from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
     from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
 
-    with path.open("rb") as stream:
+    with place.open() as stream:
         head = inflated(stream.read(HEAD_BYTES)) or b""
     kinds = (Nifti1PairHeader, Nifti2PairHeader) if is_pair(head) else (Nifti1Header, Nifti2Header)
     kind = kinds[nifti_version(head) == 2]

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from semgen_platform.formats import rawdata
+from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.volume import Refusal, Volume
 
@@ -45,9 +45,9 @@ class Header:
     data_offset: int
 
 
-def read_header(path: Path) -> Header:
+def read_header(place: Place) -> Header:
     """The fields of a NRRD header. Raises Refused if it does not end, OSError."""
-    text, offset = rawdata.header_text(path, END)
+    text, offset = rawdata.header_text(place, END)
     fields = {}
     for line in text.splitlines()[1:]:
         key, colon, value = line.partition(": ")
@@ -56,21 +56,21 @@ def read_header(path: Path) -> Header:
     return Header(fields, offset)
 
 
-def data_file(path: Path) -> Path | None:
+def data_file(place: Place) -> Place | None:
     """The data file of a detached header, or None for an attached one. Raises Refused, OSError."""
-    name = _data_file_name(read_header(path))
-    return None if name is None else rawdata.data_path(path, name)
+    name = _data_file_name(read_header(place))
+    return None if name is None else rawdata.data_place(place, name)
 
 
-def slices(path: Path) -> int:
+def slices(place: Place) -> int:
     """Slices along the third axis, 0 where the header does not say."""
-    sizes = _sizes(read_header(path))
+    sizes = _sizes(read_header(place))
     return sizes[2] if len(sizes) > 2 else 0
 
 
-def read_nrrd(path: Path) -> Volume:
+def read_nrrd(place: Place) -> Volume:
     """The volume in its own voxel order, affine in LPS+ mm. Raises Refused, OSError."""
-    header = read_header(path)
+    header = read_header(place)
     sizes = _sizes(header)
     dtype, type_fault = _dtype(header)
     affine, geometry_fault = _affine(header)
@@ -79,9 +79,9 @@ def read_nrrd(path: Path) -> Volume:
         raise Refused(combined(faults))
     assert dtype is not None, "a fault is raised above"
     assert affine is not None, "a fault is raised above"
-    data = data_file(path)
+    data = data_file(place)
     compressed = ENCODINGS[header.fields["encoding"].lower()]
-    block = rawdata.Block(data or path, compressed, offset=0 if data else header.data_offset, skip=_byte_skip(header))
+    block = rawdata.Block(data or place, compressed, offset=0 if data else header.data_offset, skip=_byte_skip(header))
     voxels = block.read(dtype, (sizes[2], sizes[1], sizes[0]))
     return Volume(voxels=voxels, ijk_to_lps_mm=affine)
 

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from semgen_platform.formats.archive import DEFLATE_RATIO
+from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import refused
-
-DEFLATE_RATIO = 1032
-"""No deflate stream grows by more, so that a larger promise is a lie found before memory is taken for it."""
 
 TRAILING_LIMIT = 1 << 20  # bytes behind the voxels that are inflated only to reach the checksum
 SHORT = "the file holds fewer voxels than its header promises"
@@ -26,18 +25,18 @@ SHORT = "the file holds fewer voxels than its header promises"
 HEADER_LIMIT = 1 << 20  # bytes; a text header has a few hundred
 
 
-def data_path(header: Path, name: str) -> Path:
+def data_place(header: Place, name: str) -> Place:
     """The data file that a header names. Raises Refused if it lies outside the header's folder or is missing."""
-    path = header.parent / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise refused("path_escape", "the header names a data file outside its own folder")
-    if not path.is_file():
+    place = header.sibling(name)
+    if not place.exists():
         raise refused("unreadable", "the header's data file is missing")
-    return path
+    return place
 
 
-def is_gzip(path: Path) -> bool:
-    with path.open("rb") as stream:
+def is_gzip(place: Place) -> bool:
+    with place.open() as stream:
         return stream.read(2) == b"\x1f\x8b"
 
 
@@ -45,7 +44,7 @@ def is_gzip(path: Path) -> bool:
 class Block:
     """Where voxels lie: behind `offset` bytes of the file, and `skip` more of what these hold when inflated."""
 
-    path: Path
+    place: Place
     compressed: bool
     offset: int = 0
     skip: int = 0
@@ -54,7 +53,7 @@ class Block:
         """(z, y, x) voxels. Raises Refused where they end early or their checksum is wrong, OSError."""
         expected = self.skip + math.prod(shape_zyx) * dtype.itemsize
         self._check_promise(expected)
-        with self.path.open("rb") as stream:
+        with self.place.open() as stream:
             stream.seek(self.offset)
             data = _inflated(stream.read(), expected) if self.compressed else stream.read(expected)
         if len(data) < expected:
@@ -63,7 +62,7 @@ class Block:
 
     def _check_promise(self, expected: int) -> None:
         """Refuse what a file of this size cannot hold, before memory is taken for it."""
-        stored = self.path.stat().st_size - self.offset
+        stored = self.place.size() - self.offset
         if expected > stored * (DEFLATE_RATIO if self.compressed else 1):
             raise refused("truncated", SHORT, bytes=stored, expected_bytes=expected)
 
@@ -85,12 +84,12 @@ def _inflated(data: bytes, expected: int) -> bytes:
     return out
 
 
-def header_text(path: Path, end: re.Pattern[bytes]) -> tuple[str, int]:
+def header_text(place: Place, end: re.Pattern[bytes]) -> tuple[str, int]:
     """(text of the header, offset behind it), up to the first match of `end` or the whole file.
 
     Raises Refused if the header does not end within HEADER_LIMIT, OSError.
     """
-    with path.open("rb") as stream:
+    with place.open() as stream:
         head = stream.read(HEADER_LIMIT)
     match = end.search(head)
     if match is None and len(head) == HEADER_LIMIT:

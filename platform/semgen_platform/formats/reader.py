@@ -6,7 +6,6 @@ The formats' own modules read; here is what holds for all of them: finite values
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -44,15 +43,15 @@ def read_source(source: Source, *, min_slices: int = MIN_SLICES) -> Volume | Ref
 
 
 def _read(source: Source, min_slices: int) -> Volume:
-    path, *data_files = map(Path, source.files)
+    place, *data_files = source.files
     if source.kind == "dicom":
         return read_series(source.files, min_slices=min_slices)
     if source.kind == "nifti":
-        return read_nifti(path, *data_files)
+        return read_nifti(place, *data_files)
     if source.kind == "nrrd":
-        return read_nrrd(path)
+        return read_nrrd(place)
     assert source.kind == "metaimage", f"a source of kind {source.kind} has a refusal"
-    return read_metaimage(path)
+    return read_metaimage(place)
 
 
 def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:

@@ -1,22 +1,24 @@
 """Sources below a folder: every DICOM series, volume file and other single file, found by content.
 
 Walks folder by folder in sorted order and never decodes a voxel. Volume files and other files come as they are met;
-DICOM files come at the end, since a series may lie in several folders. What a DICOM object is, dicom_object.py says.
+DICOM files come at the end, since a series may lie in several folders. Members of zip and tar archives are looked at in
+place. What a DICOM object is, dicom_object.py says.
 """
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from semgen_platform.errors import InputError
-from semgen_platform.formats import metaimage, nrrd
+from semgen_platform.formats import archive, metaimage, nrrd
 from semgen_platform.formats.content import HEAD_BYTES, Content, content_of, inflated, nifti_slices
 from semgen_platform.formats.dicom_object import DicomObject, read_object
+from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, quiet_libraries, refusal, refused
-from semgen_platform.formats.source import Kind, Source, Validator
+from semgen_platform.formats.source import Kind, Source
+from semgen_platform.formats.splitting import split
 from semgen_platform.volume import Refusal
 
 VOLUME_EXTENSIONS = (".nii", ".nii.gz", ".dcm", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -47,11 +49,13 @@ def list_sources(root: Path) -> Iterator[Source]:
 def _sources(root: Path) -> Iterator[Source]:
     base = root if root.is_dir() else root.parent
     dicom: list[DicomObject] = []
-    data_files: set[str] = set()  # of detached headers; part of those sources, and none of their own
+    data_files: set[Place] = set()  # of detached headers; part of those sources, and none of their own
     empty = True
     for files in _folders(root):
         with quiet_libraries():
-            found = [_look_at(file, file.relative_to(base).as_posix()) for file in files]
+            found = [
+                item for file in files for item in _look_at(Place(str(file)), (file.relative_to(base).as_posix(),))
+            ]
         empty = empty and not found
         dicom.extend(item for item in found if isinstance(item, DicomObject))
         sources = [item for item in found if isinstance(item, Source)]
@@ -82,41 +86,44 @@ def _folders(root: Path) -> Iterator[list[Path]]:
         yield [entry for entry in entries if entry not in folders]
 
 
-def _look_at(file: Path, relative: str) -> Source | DicomObject:
-    other = Source(kind="other", files=(str(file),), validators=((0, 0),), name_parts=("path", relative))
+def _look_at(place: Place, relative: tuple[str, ...]) -> Iterator[Source | DicomObject]:
+    """What one file is; an archive is what its members are, or one refused source where it cannot be read."""
+    other = Source(kind="other", files=(place,), validators=((0, 0),), name_parts=("path", *relative))
     try:
-        other = replace(other, validators=(_validator(file),))
-        with file.open("rb") as stream:
+        other = replace(other, validators=(place.validator(),))
+        with place.open() as stream:
             head = stream.read(HEAD_BYTES)
+        found = content_of(head)
+        if found in ("zip", "tar") and not place.member:
+            listed = archive.members(place.path)
+            if not listed:
+                raise refused("not_an_image", "the archive holds no file")
+            for member in listed:
+                yield from _look_at(Place(place.path, member.name), (*relative, member.name))
+            return
     except Refused as no:
-        return replace(other, refusal=no.refusal)
+        yield replace(other, refusal=no.refusal)
+        return
     except OSError as error:
-        return replace(
-            other, refusal=refusal("unreadable", "the file or folder cannot be read", errno=error.errno or 0)
-        )
-    found = content_of(head)
+        unreadable = refusal("unreadable", "the file or folder cannot be read", errno=error.errno or 0)
+        yield replace(other, refusal=unreadable)
+        return
     if found == "dicom":
-        return read_object(str(file), relative, other.validators[0])
-    if found in KINDS:
-        return _volume_file(file, found, head, replace(other, kind=KINDS[found]))
-    return replace(other, refusal=_not_a_volume(found, file.name.lower().endswith(VOLUME_EXTENSIONS)))
+        yield read_object(place, relative, other.validators[0])
+    elif found in KINDS:
+        yield _volume_file(place, found, head, replace(other, kind=KINDS[found]))
+    else:
+        yield replace(other, refusal=_not_a_volume(found, place.name.lower().endswith(VOLUME_EXTENSIONS)))
 
 
-def _validator(file: Path) -> Validator:
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise refused("not_an_image", "this is no regular file but a pipe, socket or device")
-    return status.st_size, status.st_mtime_ns
-
-
-def _volume_file(file: Path, found: Content, head: bytes, source: Source) -> Source:
+def _volume_file(place: Place, found: Content, head: bytes, source: Source) -> Source:
     """The source with its slices and, for a detached header, its data file."""
     try:
-        data_file = _data_file(file, found)
-        slices = _promised_slices(file, found, head)
+        data_file = _data_file(place, found)
+        slices = _promised_slices(place, found, head)
         if data_file is None:
             return replace(source, slices=slices)
-        files, validators = (str(file), str(data_file)), (*source.validators, _validator(data_file))
+        files, validators = (place, data_file), (*source.validators, data_file.validator())
         unplaced = refusal("missing_geometry", UNPLACED) if found == "analyze" else None
         return replace(source, slices=slices, files=files, validators=validators, refusal=unplaced)
     except Refused as no:
@@ -127,35 +134,36 @@ def _volume_file(file: Path, found: Content, head: bytes, source: Source) -> Sou
         )
 
 
-def _data_file(file: Path, found: Content) -> Path | None:
+def _data_file(place: Place, found: Content) -> Place | None:
     if found == "nrrd":
-        return nrrd.data_file(file)
+        return nrrd.data_file(place)
     if found == "metaimage":
-        return metaimage.data_file(file)
+        return metaimage.data_file(place)
     if found == "nifti":
         return None
-    name = file.name
     for header, data in ((".hdr", ".img"), (".hdr.gz", ".img.gz"), (".HDR", ".IMG")):
-        if name.endswith(header):
-            return file.with_name(name.removesuffix(header) + data)
+        if place.name.endswith(header):
+            return place.sibling(place.name.removesuffix(header) + data)
     raise refused(
         "unreadable", "the header of a NIfTI or Analyze pair is not named .hdr, so that its data file is unknown"
     )
 
 
-def _promised_slices(file: Path, found: Content, head: bytes) -> int:
+def _promised_slices(place: Place, found: Content, head: bytes) -> int:
     if found == "nrrd":
-        return nrrd.slices(file)
+        return nrrd.slices(place)
     if found == "metaimage":
-        return metaimage.slices(file)
+        return metaimage.slices(place)
     return nifti_slices(inflated(head) or b"")
 
 
 def _not_a_volume(found: Content, promised: bool) -> Refusal:
     if found == "pdf":
         return refusal("pdf", "the file is a PDF document")
-    if found == "archive":
-        return refusal("unsupported_format", "archives are not read yet; unpack it and ingest the folder")
+    if found in ("zip", "tar"):
+        return refusal("unsupported_format", "an archive inside an archive is not read; unpack the outer one")
+    if found == "other_archive":
+        return refusal("unsupported_format", "of archives zip, tar and tar.gz are read; pack it as one of these")
     if found == "other_volume":
         return refusal("unsupported_format", "HDF5 and MINC volumes are not read; convert the scan to NIfTI")
     if not promised:
@@ -168,22 +176,27 @@ def _not_a_volume(found: Content, promised: bool) -> Refusal:
 
 
 def _series(objects: Iterable[DicomObject]) -> Iterator[Source]:
-    """Sources of all DICOM objects: one per series and part, in the order of their first files."""
-    groups: dict[tuple[str, str], list[DicomObject]] = {}
+    """Sources of all DICOM objects: one per series and part (splitting.py), in the order of their first files."""
+    groups: dict[tuple[str, ...], list[DicomObject]] = {}
     for item in objects:
-        key = (item.series_uid, item.part) if item.series_uid else ("", item.relative)
+        key: tuple[str, ...] = (item.series_uid, item.part) if item.series_uid else ("", *item.relative)
         groups.setdefault(key, []).append(item)
-    for (series_uid, part), items in groups.items():
-        yield _series_source(series_uid, part, sorted(items, key=lambda item: item.path))
+    for (series_uid, *part), items in groups.items():
+        items.sort(key=lambda item: item.place)
+        if not series_uid or part != [""]:
+            yield _series_source(series_uid, part, items)
+            continue
+        for name, indices in split([item.traits for item in items]):
+            yield _series_source(series_uid, [name], [items[n] for n in indices])
 
 
-def _series_source(series_uid: str, part: str, items: list[DicomObject]) -> Source:
+def _series_source(series_uid: str, part: list[str], items: list[DicomObject]) -> Source:
     first = items[0]
     return Source(
         kind="dicom",
-        files=tuple(item.path for item in items),
+        files=tuple(item.place for item in items),
         validators=tuple(item.validator for item in items),
-        name_parts=("series", series_uid, part) if series_uid else ("path", part),
+        name_parts=("series", series_uid, *part) if series_uid else ("path", *part),
         patient=first.patient,
         study_uid=first.study_uid or None,
         series_uid=series_uid or None,

@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from typing import Literal
 
 from semgen_platform import ids
+from semgen_platform.formats.place import Place, Validator
 from semgen_platform.volume import Refusal
 
 Kind = Literal["dicom", "nifti", "nrrd", "metaimage", "other"]
-Validator = tuple[int, int]
-"""(size in bytes, mtime_ns) of one file, taken when it was listed."""
 
 
 @dataclass(frozen=True)
 class Source:
     """What a listing found, before any voxel is decoded.
 
-    files : absolute paths, sorted; for a header with a data file of its own, the header first.
+    files : where they lie, sorted; for a header with a data file of its own, the header first.
     validators : of each file, in the same order, from before the file was read: a change in between shows at the next
         run.
-    name_parts : what the keyed source id is made of: ("series", series UID, part) or ("path", path below the root).
+    name_parts : what the keyed source id is made of: ("series", series UID, part) or ("path", path below the
+        root) with the archive's member behind it.
     patient : (PatientID, IssuerOfPatientID), or None where the format or the file names nobody.
     refusal : set where the headers alone say that this is no scan.
     slices : as the headers promise; 0 where they do not say.
     """
 
     kind: Kind
-    files: tuple[str, ...]
+    files: tuple[Place, ...]
     validators: tuple[Validator, ...]
     name_parts: tuple[str, ...]
     patient: tuple[str, str] | None = None

@@ -1,0 +1,178 @@
+"""One source into the lake: what travels to a worker, what it makes of it, and what comes back.
+
+A worker decodes in a child process (isolation.py), since decoders may crash or hang on what they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from semgen_pipelines.isolation import Crashed, Isolated, TimedOut
+from semgen_platform.config import Config
+from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
+from semgen_platform.formats.source import Source
+from semgen_platform.lake.pending import write_pending
+from semgen_platform.lake.tables import SCHEMAS
+from semgen_platform.lake.volumes import write_volume
+from semgen_platform.volume import Refusal, Volume
+
+ATTEMPT = "0"  # ingest never starts over: an attempt ends when every source has an outcome
+MOST_CRASHES = 2  # of one source: the second time it is alone in a new process, and then the source is to blame
+
+RowsByTable = dict[str, list[dict[str, Any]]]
+
+
+class IngestConfig(Config):
+    """What decides how a source is converted and filed; a change of these makes a new (source, state)."""
+
+    collection: str = "default"
+    """Name under which the scans are filed."""
+    min_slices: int = 16
+    """Fewer slices are refused as too_few_slices."""
+    patient_from: str = "file"
+    """For sources that name no patient: file, folder, or a regular expression with one group over the path."""
+    patient_namespace: str = ""
+    """Prefix that keeps the patient numbers of two hospitals apart where DICOM gives no issuer."""
+    time_limit_s: float = Field(900.0, gt=0)
+    """Longest time for one source; then it is refused as timed_out. It changes no volume."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One source with its names in the lake: what travels to a worker."""
+
+    source: Source
+    source_id: str
+    state: str
+    patient_id: str
+    study_id: str
+    series_id: str
+    patient_known: bool
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one source."""
+
+    source_id: str
+    status: str
+    scan_id: str = ""
+    reason: str = ""
+    sentence: str = ""
+    flags: tuple[str, ...] = ()
+    voxels: int = 0
+    bytes_stored: int = 0
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Reads a source and leaves a volume and its rows, or a refusal's row, as a pending file of the run."""
+
+    root: Path
+    run_id: str
+    config: IngestConfig
+
+    def __call__(self, item: Item) -> Outcome:
+        """Raises only for bugs of ours and a storage that fails."""
+        result = item.source.refusal or read_source(item.source, min_slices=self.config.min_slices)
+        if isinstance(result, Refusal):
+            return self.refuse(item, result)
+        rows, outcome = self._stored(item, result)
+        write_pending(self.root, self.run_id, ATTEMPT, rows)
+        return outcome
+
+    def refuse(self, item: Item, refusal: Refusal) -> Outcome:
+        """The outcome of a refusal, whose row is pending then."""
+        rows, outcome = self._refused(item, refusal)
+        write_pending(self.root, self.run_id, ATTEMPT, rows)
+        return outcome
+
+    def _refused(self, item: Item, refusal: Refusal) -> tuple[RowsByTable, Outcome]:
+        said = {"reasons": list(refusal.reasons), "sentence": refusal.sentence, "evidence": dict(refusal.evidence)}
+        outcome = Outcome(item.source_id, "rejected", "", refusal.reasons[0], refusal.sentence)
+        return {"rejects": [{**self._common(item), **said}]}, outcome
+
+    def _stored(self, item: Item, volume: Volume) -> tuple[RowsByTable, Outcome]:
+        scan = write_volume(self.root, volume, self.run_id)
+        flags = tuple(flag for flag in volume.flags if flag != "patient_unknown")
+        flags += () if item.patient_known else ("patient_unknown",)
+        columns = set(SCHEMAS["sources"].names)
+        source = {
+            **self._common(item),
+            **{name: value for name, value in volume.attributes.items() if name in columns},
+            "attributes": {name: value for name, value in volume.attributes.items() if name not in columns},
+            "scan_id": scan["scan_id"],
+            "patient_id": item.patient_id,
+            "study_id": item.study_id,
+            "series_id": item.series_id,
+            "flags": list(flags),
+            "labels": dict(item.labels),
+        }
+        outcome = Outcome(
+            item.source_id,
+            "ingested",
+            scan["scan_id"],
+            flags=all_flags(scan["flags"], flags),
+            voxels=volume.voxels.size,
+            bytes_stored=scan["bytes"],
+        )
+        return {"sources": [source], "scans": [scan]}, outcome
+
+    def _common(self, item: Item) -> dict[str, Any]:
+        return {
+            "source_id": item.source_id,
+            "state": item.state,
+            "collection": self.config.collection,
+            "kind": item.source.kind,
+            "files": len(item.source.files),
+            "slices": item.source.slices,
+            "bytes": item.source.bytes,
+            "converter_version": CONVERTER_VERSION,
+            "options": reading_options(self.config),
+            "run_id": self.run_id,
+        }
+
+
+class ConvertSource:
+    """The converter in a child process. Ray builds this once per worker and hands it row after row."""
+
+    def __init__(self, root: str, run_id: str, config: IngestConfig) -> None:
+        self._convert = Converter(Path(root), run_id, config)
+        self._isolated = Isolated(self._convert, config.time_limit_s)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        item: Item = row["item"]
+        return {"outcome": self._refused_by_header(item) or self._decoded(item)}
+
+    def _refused_by_header(self, item: Item) -> Outcome | None:
+        return None if item.source.refusal is None else self._convert.refuse(item, item.source.refusal)
+
+    def _decoded(self, item: Item) -> Outcome:
+        status = 0
+        for _ in range(MOST_CRASHES):
+            try:
+                return self._isolated(item)
+            except TimedOut:
+                limit = self._convert.config.time_limit_s
+                sentence = f"reading the source took longer than {limit:g} s"
+                return self._convert.refuse(item, Refusal(("timed_out",), sentence, {"limit_s": limit}))
+            except Crashed as error:
+                status = error.status
+        sentence = f"the process that decoded the source crashed, {MOST_CRASHES} times in a row"
+        evidence = {"crashes": MOST_CRASHES, "exit_status": status}
+        return self._convert.refuse(item, Refusal(("decoder_failed",), sentence, evidence))
+
+
+def reading_options(config: IngestConfig) -> dict[str, Any]:
+    """The options that change what a source becomes, and with them its state."""
+    return {"min_slices": config.min_slices}
+
+
+def all_flags(of_voxels: Sequence[str], of_source: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({*of_voxels, *of_source}))

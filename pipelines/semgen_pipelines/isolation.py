@@ -1,0 +1,120 @@
+"""A child process that works through calls one by one and is kept while it is healthy.
+
+Native decoders can crash or hang their process on damaged input; here that costs one call. The child's output goes
+nowhere, since libraries quote header values, which may identify a patient. It ends with its parent, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Generic, TypeVar
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Crashed(Exception):
+    """The child ended by itself in the middle of a call; `status` is its exit code, negative for a signal."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"a child process ended with {status} in the middle of a call")
+        self.status = status
+
+
+class TimedOut(Exception):
+    """A call took too long, and the child was killed."""
+
+
+class Isolated(Generic[A, R]):
+    """`work`, which must be picklable, in a child process that is started at the first call."""
+
+    def __init__(self, work: Callable[[A], R], time_limit_s: float) -> None:
+        self._work, self._limit_s = work, time_limit_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def __call__(self, argument: A) -> R:
+        """The result, or the child's exception as itself. Raises Crashed, TimedOut; the next call has a new child."""
+        pipe = self._pipe or self._start()
+        try:
+            pipe.send(argument)
+            answered = pipe.poll(self._limit_s)
+            done, value = pipe.recv() if answered else (False, None)
+        except (EOFError, OSError):
+            raise Crashed(self.close()) from None
+        if not answered:
+            self.close()
+            raise TimedOut
+        if done:
+            return value  # type: ignore[no-any-return]
+        raise value
+
+    def close(self) -> int:
+        """End the child. Returns its exit code, which is its own where it had ended already, and 0 without a child."""
+        if self._child is None or self._pipe is None:
+            return 0
+        self._pipe.close()
+        try:
+            status = self._child.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            status = self._child.wait()
+        self._child = self._pipe = None
+        return status
+
+    def _start(self) -> Connection:
+        ours, theirs = Pipe()
+        descriptor = theirs.fileno()
+        command = f"from semgen_pipelines.isolation import serve; serve({descriptor}, {os.getpid()})"
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", command],
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self._pipe = ours
+        ours.send(self._work)
+        return ours
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """The child: receive the work, then argument after argument, until the parent closes the pipe or ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return  # it ended before the kernel was told
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    pipe = Connection(descriptor)
+    try:
+        work = pipe.recv()
+        while True:
+            _answer(pipe, work, pipe.recv())
+    except EOFError:
+        return
+
+
+def _answer(pipe: Connection, work: Callable[[Any], Any], argument: Any) -> None:
+    try:
+        answer = (True, work(argument))
+        pickle.dumps(answer)
+    except Exception as error:
+        answer = (False, _portable(error))
+    pipe.send(answer)
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # some exceptions cannot be made again from their arguments
+        return RuntimeError(f"{type(error).__name__} in a child process")
+    return error
