@@ -17,9 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[
-        list[Path], typer.Argument(help="Folders, archives or files: DICOM, NIfTI, NRRD, MetaImage.")
-    ],
+    sources: Annotated[list[Path], typer.Argument(help="Folders, archives or files: DICOM, NIfTI, NRRD, MetaImage.")],
     lake: common.LakeOption,
     collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
     manifest: Annotated[

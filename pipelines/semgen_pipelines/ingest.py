@@ -110,7 +110,7 @@ def ingest(
 class DryRun:
     """What an ingest would do, from headers alone: found = to_read + already + rejected.
 
-    seconds : for the reading, by the rate of this lake's last ingests, or of the demo's on one core where there is none.
+    seconds : for the reading, at the rate of this lake's ingests so far, or of the demo's on one core before the first.
     """
 
     found: int
