@@ -17,9 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[
-        list[Path], typer.Argument(help="Folders or files: DICOM, NIfTI, NRRD, MetaImage, at any depth.")
-    ],
+    sources: Annotated[list[Path], typer.Argument(help="Folders, archives or files: DICOM, NIfTI, NRRD, MetaImage.")],
     lake: common.LakeOption,
     collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
     manifest: Annotated[
@@ -39,6 +37,12 @@ def ingest(
     max_rejects: Annotated[
         str | None, typer.Option("--max-rejects", help="More refusals than N or P% end with exit code 4.")
     ] = None,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", min=1, help="Most seconds for one source; it is refused then.")
+    ] = 900,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say from headers alone what would happen; nothing is written.")
+    ] = False,
     workers: common.WorkersOption = 2,
     key_file: common.KeyFileOption = None,
     address: common.AddressOption = None,
@@ -55,18 +59,28 @@ def ingest(
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_pipelines.convert import IngestConfig
     from semgen_pipelines.ingest import check_rejects
+    from semgen_pipelines.ingest import dry_run as run_dry
     from semgen_pipelines.ingest import ingest as run_ingest
     from semgen_platform.lake.lake import open_lake
     from semgen_platform.privacy import load_key
 
     opened = open_lake(lake)
     config = IngestConfig(
-        collection=collection, min_slices=min_slices, patient_from=patient_from, patient_namespace=patient_namespace
+        collection=collection,
+        min_slices=min_slices,
+        patient_from=patient_from,
+        patient_namespace=patient_namespace,
+        time_limit_s=time_limit,
     )
+    key = load_key(key_file, lake_is_local=True)
+    if dry_run:
+        found = run_dry(sources, opened, key, config, manifest_file=manifest, quiet=quiet)
+        common.show(asdict(found), as_json=as_json)
+        return
     summary = run_ingest(
         sources,
         opened,
-        load_key(key_file, lake_is_local=True),
+        key,
         config,
         manifest_file=manifest,
         report=report,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -123,6 +124,10 @@ def stats(
 def rejects(
     lake: common.LakeOption,
     collection: common.CollectionOption = None,
+    resolve: Annotated[
+        Path | None, typer.Option("--resolve", help="The SOURCE that was ingested: print each refusal's path below it.")
+    ] = None,
+    key_file: common.KeyFileOption = None,
     as_json: common.JsonOption = False,
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
@@ -130,13 +135,24 @@ def rejects(
     """What was refused and why.
 
     Example: semgen-platform lake rejects --lake ./lake
+
+    The lake knows no paths; --resolve finds them again with the key.
     """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.describe import refusals
     from semgen_platform.lake.lake import open_lake
 
-    by_reason, every = refusals(open_lake(lake), collection)
+    opened = open_lake(lake)
+    by_reason, every = refusals(opened, collection)
     lines = [*common.table(by_reason, ("reason", "sources", "sentence")), f"{len(every)} sources refused"]
+    if resolve is not None:
+        from semgen_platform.lake.resolving import paths_of
+        from semgen_platform.privacy import load_key
+
+        paths = paths_of(opened, every, resolve, load_key(key_file, lake_is_local=True))
+        every = [{**row, "path": paths.get(row["source_id"])} for row in every]
+        shown = [{**row, "reason": row["reasons"][0]} for row in every if row["path"]]
+        lines += ["", *common.table(shown, ("reason", "path", "sentence"))]
     common.show({"reasons": by_reason, "rejects": every}, as_json=as_json, lines=lines)
 
 

@@ -9,6 +9,7 @@ on (DESIGN.md sections 4 and 7). No voxel passes through Ray's object store.
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import re
@@ -36,6 +37,7 @@ from semgen_platform.progress import Progress
 
 COMMIT_EVERY = 500  # rows; one Delta MERGE costs about as much for one row as for a thousand
 COMMIT_EVERY_S = 30.0
+FIRST_BYTES_PER_S = 6e6  # the demo's 32 phantoms, mostly compressed, on one core
 REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence", "flags", "slices", "bytes")
 
 
@@ -81,8 +83,7 @@ def ingest(
     Incomplete (sources without an outcome after Ray's retries; run again).
     """
     started = time.monotonic()
-    if key_fingerprint(key) != lake.key_fingerprint:
-        raise WrongKey(f"the key is not the one that lake {lake.uri} was made with; give that one by --key-file")
+    _check_key(lake, key)
     items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
     run_id = ids.artefact_id(
         "ingest",
@@ -96,12 +97,75 @@ def ingest(
         known = _known(lake.refresh())
         fresh = [item for item in items if (item.source_id, item.state) not in known]
         outcomes = list(_convert(fresh, lake, config, run_id, workers, address, quiet=quiet)) if fresh else []
-        version = _finish(lake, run_id, config, outcomes) if fresh else lake.refresh().version
+        seconds = time.monotonic() - started
+        version = _finish(lake, run_id, config, fresh, outcomes, seconds) if fresh else lake.refresh().version
     if report is not None:
         _write_report(report, items, {**{k[0]: v for k, v in known.items()}, **{o.source_id: o for o in outcomes}})
     if missing := len(fresh) - len(outcomes):
         raise Incomplete(f"{missing} of {len(items)} sources have no outcome after retries; run the same command again")
     return _summary(items, known, outcomes, started, version, run_id)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What an ingest would do, from headers alone: found = to_read + already + rejected.
+
+    seconds : for the reading, at the rate of this lake's ingests so far, or of the demo's on one core before the first.
+    """
+
+    found: int
+    to_read: int
+    already: int
+    rejected: int
+    bytes_to_read: int
+    seconds: float
+    reasons: Mapping[str, int]
+
+
+def dry_run(
+    roots: Sequence[Path],
+    lake: Lake,
+    key: bytes,
+    config: IngestConfig,
+    *,
+    manifest_file: Path | None = None,
+    quiet: bool = False,
+) -> DryRun:
+    """What `ingest` would do with the same arguments; nothing is decoded or written. Raises WrongKey, InputError."""
+    _check_key(lake, key)
+    items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
+    known = _known(lake)
+    before = [known[item.source_id, item.state] for item in items if (item.source_id, item.state) in known]
+    fresh = [item for item in items if (item.source_id, item.state) not in known]
+    refused = [item.source.refusal.reasons[0] for item in fresh if item.source.refusal is not None]
+    reasons = Counter([*refused, *(outcome.reason for outcome in before if outcome.reason)])
+    to_read = [item for item in fresh if item.source.refusal is None]
+    size = sum(item.source.bytes for item in to_read)
+    return DryRun(
+        found=len(items),
+        to_read=len(to_read),
+        already=sum(outcome.status == "already" for outcome in before),
+        rejected=sum(reasons.values()),
+        bytes_to_read=size,
+        seconds=round(size / _bytes_per_second(lake), 1),
+        reasons=dict(reasons.most_common()),
+    )
+
+
+def _check_key(lake: Lake, key: bytes) -> None:
+    if key_fingerprint(key) != lake.key_fingerprint:
+        raise WrongKey(f"the key is not the one that lake {lake.uri} was made with; give that one by --key-file")
+
+
+def _bytes_per_second(lake: Lake) -> float:
+    """Bytes of sources a second over the lake's ingests that read anything."""
+    details = [
+        json.loads(row["details"])
+        for row in lake.table("runs", columns=["kind", "details"]).to_pylist()
+        if row["kind"] == "ingest" and row["details"]
+    ]
+    size, seconds = (sum(d.get(name, 0) for d in details) for name in ("bytes_in", "seconds"))
+    return size / seconds if size and seconds else FIRST_BYTES_PER_S
 
 
 def _commit_left_over(lake: Lake, run_id: str) -> None:
@@ -216,7 +280,9 @@ def _convert(
                 waiting, committed = 0, time.monotonic()
 
 
-def _finish(lake: Lake, run_id: str, config: IngestConfig, outcomes: Sequence[Outcome]) -> int:
+def _finish(
+    lake: Lake, run_id: str, config: IngestConfig, fresh: Sequence[Item], outcomes: Sequence[Outcome], seconds: float
+) -> int:
     """Commit what is pending and the row of this run; the new lake version makes them visible together."""
     commit_pending(lake, run_id)
     counts = Counter(outcome.status for outcome in outcomes)
@@ -228,7 +294,11 @@ def _finish(lake: Lake, run_id: str, config: IngestConfig, outcomes: Sequence[Ou
         "state": "done",
         "steps": len(outcomes),
         "lake_version": lake.refresh().version,
-        "details": dict(counts),
+        "details": {
+            **counts,
+            "bytes_in": sum(item.source.bytes for item in fresh if item.source.refusal is None),
+            "seconds": round(seconds, 2),
+        },
     }
     lake.insert("runs", [run])
     return lake.commit("ingest", run_id)

@@ -344,3 +344,43 @@ def test_a_file_that_disappears_after_listing_is_unreadable(series: Any, tmp_pat
     (source,) = list_sources(series().write(tmp_path))
     next(tmp_path.glob("*_7")).unlink()
     assert reasons_of(read_source(source)) == {"unreadable"}
+
+
+def copied_slices(root: Path, *numbers: int) -> Path:
+    """Writes slices of the series in `root` again under other names and instance UIDs."""
+    from pydicom import dcmread
+
+    for n, file in [(n, file) for file in sorted(root.iterdir()) for n in numbers if file.name.endswith(f"_{n}")]:
+        dataset = dcmread(file)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{n}"
+        dataset.save_as(root / f"copy{n}", enforce_file_format=True)
+    return root
+
+
+def test_exact_copies_of_slices_are_dropped_and_said(series: Any, read_one: Read, tmp_path: Path) -> None:
+    written = series()
+    volume = read_one(copied_slices(written.write(tmp_path), 0, 7, 19))
+    assert isinstance(volume, Volume)
+    assert np.array_equal(volume.voxels, written.hu_ZYX)
+    assert "duplicates_dropped" in volume.flags
+    assert volume.attributes["repair"] == "dropped identical slices: 3"
+
+
+def test_a_slice_at_the_place_of_another_that_differs_in_one_pixel_is_refused(
+    series: Any, read_one: Read, tmp_path: Path
+) -> None:
+    from pydicom import dcmread
+
+    root = copied_slices(series().write(tmp_path), 7)
+    dataset = dcmread(root / "copy7")
+    pixels = bytearray(dataset.PixelData)
+    pixels[100] ^= 1
+    dataset.PixelData = bytes(pixels)
+    dataset.save_as(root / "copy7", enforce_file_format=True)
+    assert reasons_of(read_one(root)) == {"duplicate_position"}
+
+
+def test_copies_do_not_hide_a_missing_slice(series: Any, read_one: Read, tmp_path: Path) -> None:
+    root = copied_slices(series().write(tmp_path), 3)
+    next(root.glob("*_9")).unlink()
+    assert reasons_of(read_one(root)) == {"duplicate_position", "missing_slices"}

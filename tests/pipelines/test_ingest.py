@@ -19,9 +19,11 @@ import psutil
 import pytest
 
 from semgen_pipelines.convert import IngestConfig
-from semgen_pipelines.ingest import IngestSummary, check_rejects, ingest
+from semgen_pipelines.ingest import IngestSummary, check_rejects, dry_run, ingest
 from semgen_platform.errors import ConfigError, Incomplete, InputError, WrongKey
+from semgen_platform.lake.describe import refusals
 from semgen_platform.lake.lake import Lake, create_lake, open_lake
+from semgen_platform.lake.resolving import paths_of
 from semgen_platform.lake.volumes import open_level
 from semgen_platform.privacy import key_fingerprint
 
@@ -189,6 +191,40 @@ def test_the_real_scans_are_all_counted_and_none_twice(lake: Lake) -> None:
     second = run(lake, REAL)
     assert (second.found, second.ingested, second.decoded) == (first.found, 0, 0)
     assert (second.already, second.rejected) == (first.ingested, first.rejected)
+
+
+def test_a_dry_run_says_what_the_run_then_does_and_writes_nothing(lake: Lake, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for number in range(3):
+        write_ct(folder / f"{number}.nii", number)
+    (folder / "notes.txt").write_text("nothing")
+    run(lake, folder)
+    write_ct(folder / "new.nii", 9)
+    (folder / "report.pdf").write_bytes(b"%PDF-1.7")
+    before = sorted(p.relative_to(lake.root) for p in lake.root.rglob("*"))
+    said = dry_run([folder], lake.refresh(), KEY, IngestConfig(), quiet=True)
+    assert sorted(p.relative_to(lake.root) for p in lake.root.rglob("*")) == before
+    assert (said.found, said.to_read, said.already, said.rejected) == (6, 1, 3, 2)
+    assert said.reasons == {"not_an_image": 1, "pdf": 1}
+    assert said.bytes_to_read == (folder / "new.nii").stat().st_size
+    assert said.seconds > 0
+    done = run(lake, folder)
+    assert (done.found, done.ingested, done.already, done.rejected) == (6, 1, 3, 2)
+
+
+def test_with_the_key_refusals_get_their_paths_back_and_without_it_nothing(lake: Lake, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_ct(folder / "short.nii", 1, slices=5)
+    with zipfile.ZipFile(folder / "packed.zip", "w") as target:
+        target.writestr("deep/notes.txt", "nothing")
+    run(lake, folder)
+    _, every = refusals(lake.refresh())
+    found = paths_of(lake, every, folder, KEY)
+    assert {row["reasons"][0]: found[row["source_id"]] for row in every} == {
+        "too_few_slices": str(folder / "short.nii"), "not_an_image": str(folder / "packed.zip" / "deep/notes.txt"),
+    }  # fmt: skip
+    with pytest.raises(WrongKey):
+        paths_of(lake, every, folder, b"x" * 32)
 
 
 def test_the_members_of_an_archive_are_sources_with_labels_of_their_own(lake: Lake, tmp_path: Path) -> None:

@@ -66,10 +66,14 @@ def read_series(files: Sequence[Place], *, min_slices: int) -> Volume:
     """The volume of a series' files in slice order along the normal, affine in LPS+ mm. Raises Refused, OSError."""
     slices, refusals = _headers(files)
     refusals += _series_faults(slices)
-    if len(files) < min_slices:
-        sentence = f"the series has too few slices: {len(files)}, where at least {min_slices} are asked for"
-        refusals.append(refusal("too_few_slices", sentence, slices=len(files), min_slices=min_slices))
     grid = regular_grid([s.plane for s in slices]) if slices else []
+    copies = 0
+    if not refusals and not isinstance(grid, Grid) and any("duplicate_position" in no.reasons for no in grid):
+        slices, grid, copies = _without_copies(slices, grid)
+    count = len(files) - copies
+    if count < min_slices:
+        sentence = f"the series has too few slices: {count}, where at least {min_slices} are asked for"
+        refusals.append(refusal("too_few_slices", sentence, slices=count, min_slices=min_slices))
     if refusals or not isinstance(grid, Grid):
         refusals += [] if isinstance(grid, Grid) else grid
         raise Refused(combined([*refusals, *_pixel_faults(slices)]))
@@ -79,10 +83,38 @@ def read_series(files: Sequence[Place], *, min_slices: int) -> Volume:
         voxels=voxels,
         ijk_to_lps_mm=grid.ijk_to_lps_mm,
         modality="CT",
-        attributes=ordered[0].attributes,
-        flags=("burned_in_hint",) if any(s.burned_in for s in ordered) else (),
+        attributes=ordered[0].attributes | ({"repair": f"dropped identical slices: {copies}"} if copies else {}),
+        flags=_flags(ordered, copies),
         padding_hu=_tagged_padding(ordered),
     )
+
+
+def _without_copies(slices: list[Slice], faults: list[Refusal]) -> tuple[list[Slice], Grid | list[Refusal], int]:
+    """(slices, their grid, copies dropped): without slices that repeat another's place, rescale and pixels exactly.
+
+    All is left as it was where that does not make a regular grid, so that a refusal tells of every slice. Raises
+    Refused, OSError.
+    """
+    places: dict[Any, list[Slice]] = {}
+    for item in slices:
+        places.setdefault((item.plane, item.rescale), []).append(item)
+    kept = [item for group in places.values() for item in _distinct(group)]
+    grid = regular_grid([s.plane for s in kept])
+    return (kept, grid, len(slices) - len(kept)) if isinstance(grid, Grid) else (slices, faults, 0)
+
+
+def _distinct(group: list[Slice]) -> list[Slice]:
+    """The slices of one place without exact copies of the first."""
+    first, *others = group
+    if not others:
+        return group
+    pixels = decoded(first)
+    return [first, *(item for item in others if not np.array_equal(decoded(item), pixels))]
+
+
+def _flags(ordered: Sequence[Slice], copies: int) -> tuple[str, ...]:
+    burned_in = ("burned_in_hint",) if any(s.burned_in for s in ordered) else ()
+    return (*burned_in, "duplicates_dropped") if copies else burned_in
 
 
 def read_header(place: Place) -> Slice:

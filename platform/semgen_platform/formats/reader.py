@@ -19,7 +19,7 @@ from semgen_platform.formats.refusing import Refused, combined, quiet_libraries,
 from semgen_platform.formats.source import Source
 from semgen_platform.volume import Refusal, Volume, canonical
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Raised by hand whenever the same bytes would give another volume, flag or reason, so that sources are read again."""
 
 MIN_SLICES = 16

@@ -16,8 +16,8 @@ SMALLEST_PART = 3
 """Slices. A smaller group is an odd slice, for which the series is refused, and no volume of its own."""
 
 APART_COSINE, APART_MM, APART_SPACING_MM = 0.01, 1.0, 0.01
-"""Directions, in-plane positions and pixel spacings of two stacks are further apart; those of one stack drift by less a slice, or, in a
-tilted one, leave every slice alone and so divide nothing."""
+"""Directions, in-plane positions and pixel spacings of two stacks are further apart; those of one
+stack drift by less a slice, or, in a tilted one, leave every slice alone and so divide nothing."""
 
 DOUBLE_MM = 0.01
 """Two slices of one phase never lie so close."""
