@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +35,14 @@ class TimedOut(Exception):
     """A call took too long, and the child was killed."""
 
 
+@dataclass(frozen=True)
+class _Answer(Generic[R]):
+    """What a call came to: its value, or the error that it raised."""
+
+    value: R | None = None
+    error: Exception | None = None
+
+
 class Isolated(Generic[A, R]):
     """`work`, which must be picklable, in a child process that is started at the first call."""
 
@@ -48,15 +57,15 @@ class Isolated(Generic[A, R]):
         try:
             pipe.send(argument)
             answered = pipe.poll(self._limit_s)
-            done, value = pipe.recv() if answered else (False, None)
+            answer: _Answer[R] | None = pipe.recv() if answered else None
         except (EOFError, OSError):
             raise Crashed(self.close()) from None
-        if not answered:
+        if answer is None:
             self.close()
             raise TimedOut
-        if done:
-            return value  # type: ignore[no-any-return]
-        raise value
+        if answer.error is not None:
+            raise answer.error
+        return answer.value  # type: ignore[return-value]  # None only where the work returns None
 
     def close(self) -> int:
         """End the child. Returns its exit code, which is its own where it had ended already, and 0 without a child."""
@@ -105,10 +114,9 @@ def serve(descriptor: int, parent: int) -> None:
 
 def _answer(pipe: Connection, work: Callable[[Any], Any], argument: Any) -> None:
     try:
-        answer = (True, work(argument))
-        pickle.dumps(answer)
+        answer = _Answer(value=work(argument))
     except Exception as error:
-        answer = (False, _portable(error))
+        answer = _Answer(error=_portable(error))
     pipe.send(answer)
 
 

@@ -349,10 +349,11 @@ def test_a_file_that_disappears_after_listing_is_unreadable(series: Any, tmp_pat
 def copied_slices(root: Path, *numbers: int) -> Path:
     """Writes slices of the series in `root` again under other names and instance UIDs."""
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     for n, file in [(n, file) for file in sorted(root.iterdir()) for n in numbers if file.name.endswith(f"_{n}")]:
         dataset = dcmread(file)
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{n}"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"1.2.3.{n}")
         dataset.save_as(root / f"copy{n}", enforce_file_format=True)
     return root
 

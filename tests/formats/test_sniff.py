@@ -151,9 +151,9 @@ def test_colour_slices_and_multi_frame_slices_are_refused(series: Any, make_ct: 
         ("junk.nii.gz", b"\x1f\x8bjunk that is no deflate stream", "corrupt"),
         ("junk.dcm", b"no dicom at all", "corrupt"),
         ("a.bin", b"%PDF-1.4", "pdf"),
-        ("a.zip", b"PK\x03\x04" + bytes(40), "unsupported_format"),
+        ("a.zip", b"PK\x03\x04" + bytes(40), "truncated"),
         ("a.h5", b"\x89HDF\r\n\x1a\n" + bytes(40), "unsupported_format"),
-        ("a.tgz", gzip.compress(bytes(257) + b"ustar" + bytes(250)), "unsupported_format"),
+        ("a.tgz", gzip.compress(bytes(257) + b"ustar" + bytes(250)), "truncated"),
     ],
 )
 def test_other_files_are_refused_by_content_and_by_what_their_name_promised(

@@ -96,6 +96,15 @@ def test_a_scan_numbered_as_two_acquisitions_stays_one(series: Any, tmp_path: Pa
     assert_same_volumes(volumes_of(tmp_path), written)
 
 
+def test_a_scan_whose_lower_half_has_another_image_type_stays_one(series: Any, tmp_path: Path) -> None:
+    def edit(n: int, dataset: Any) -> None:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", *(["ADD"] if n < 10 else [])]
+
+    written = series(edit=edit)
+    written.write(tmp_path)
+    assert_same_volumes(volumes_of(tmp_path), written)
+
+
 def test_two_phases_that_nothing_tells_apart_are_refused(series: Any, tmp_path: Path) -> None:
     for seed, name in ((1, "a"), (2, "b")):
         series(hu_ZYX=hu(seed), edit=tagged()).write(tmp_path / name)

@@ -44,9 +44,9 @@ Labels = Callable[[Sequence[Traits]], list[str]]
 def split(slices: Sequence[Traits]) -> list[tuple[str, list[int]]]:
     """(name, indices) of each part; one part with the name "" where nothing tells the slices apart.
 
-    Whatever makes another image always splits; acquisitions and time points only where slices lie on one another, since
-    one helical scan may be numbered as several acquisitions. A name is made of the part's own values alone, so that it
-    stays when other parts grow.
+    Another kernel, direction, pixel grid or place always splits; image type, time point and acquisition only where
+    slices lie on one another, since one scan may be numbered as several acquisitions, or be summed in its lower part.
+    A name is made of the part's own values alone, so that it stays when other parts grow.
     """
     parts = [("", list(range(len(slices))))]
     for name, labels in ALWAYS.items():
@@ -78,7 +78,7 @@ def _double(slices: Sequence[Traits], indices: Sequence[int]) -> bool:
     part = [slices[index] for index in indices]
     if any(s.orientation is None or s.position_mm is None for s in part):
         return False
-    row, column = np.reshape(part[0].orientation, (2, 3)).astype(np.float64)
+    row, column = np.array(part[0].orientation, dtype=np.float64).reshape(2, 3)
     along = np.sort(np.array([s.position_mm for s in part], dtype=np.float64) @ np.cross(row, column))
     return bool((np.diff(along) < DOUBLE_MM).any())
 
@@ -124,13 +124,13 @@ def _lateral(slice_: Traits) -> list[float] | None:
 
 
 ALWAYS: dict[str, Labels] = {
-    "image_type": lambda slices: [s.image_type for s in slices],
     "kernel": lambda slices: [s.kernel for s in slices],
     "orientation": _directions,
     "grid": _grids,
     "place": _places,
 }
 WHERE_DOUBLE: dict[str, Labels] = {
+    "image_type": lambda slices: [s.image_type for s in slices],
     "time_point": lambda slices: [s.time_point for s in slices],
     "acquisition": lambda slices: [s.acquisition for s in slices],
 }
