@@ -37,6 +37,8 @@ from semgen_platform.progress import Progress
 
 COMMIT_EVERY = 500  # rows; one Delta MERGE costs about as much for one row as for a thousand
 COMMIT_EVERY_S = 30.0
+TEMPORARY = ("timed_out", "unreadable", "decoder_failed")
+"""Primary reasons that may pass without a change of the file: a time limit, a mount, memory. They are tried again."""
 FIRST_BYTES_PER_S = 6e6  # the demo's 32 phantoms, mostly compressed, on one core
 REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence", "flags", "slices", "bytes")
 
@@ -100,7 +102,8 @@ def ingest(
         seconds = time.monotonic() - started
         version = _finish(lake, run_id, config, fresh, outcomes, seconds) if fresh else lake.refresh().version
     if report is not None:
-        _write_report(report, items, {**{k[0]: v for k, v in known.items()}, **{o.source_id: o for o in outcomes}})
+        states = {item.source_id: item.state for item in fresh}
+        _write_report(report, items, {**known, **{(o.source_id, states[o.source_id]): o for o in outcomes}})
     if missing := len(fresh) - len(outcomes):
         raise Incomplete(f"{missing} of {len(items)} sources have no outcome after retries; run the same command again")
     return _summary(items, known, outcomes, started, version, run_id)
@@ -187,35 +190,29 @@ def _items(
 ) -> Iterator[Item]:
     """Each source once, with its pseudonyms; the raw identities end here."""
     pseudonyms = Pseudonyms(key, config.patient_namespace)
-    seen: set[str] = set()
     with Progress("ingest: listing", quiet=quiet) as progress:
-        for root in roots:
-            for source in list_sources(root):
-                progress.advance()
-                source_id = pseudonyms.source(config.collection, source.name_parts)
-                if source_id in seen:
-                    continue  # one folder given twice, or below another
-                seen.add(source_id)
-                row = manifest.of(source.files)
-                patient = (row.patient_id, "") if row and row.patient_id else source.patient
-                yield Item(
-                    source=replace(source, patient=None, study_uid=None, series_uid=None, name_parts=()),
-                    source_id=source_id,
-                    state=source_state(source.state(), CONVERTER_VERSION, reading_options(config)),
-                    patient_id=pseudonyms.patient(patient)
-                    if patient is not None
-                    else pseudonyms.unknown_patient(config.collection, _patient_from(config.patient_from, source)),
-                    study_id=pseudonyms.study(source.study_uid) if source.study_uid else "",
-                    series_id=pseudonyms.series(source.series_uid) if source.series_uid else "",
-                    patient_known=patient is not None,
-                    labels=dict(row.labels) if row else {},
-                )
+        for source in list_sources(*roots):
+            progress.advance()
+            row = manifest.of(source.files)
+            patient = (row.patient_id, "") if row and row.patient_id else source.patient
+            yield Item(
+                source=replace(source, patient=None, study_uid=None, series_uid=None, name_parts=()),
+                source_id=pseudonyms.source(config.collection, source.name_parts),
+                state=source_state(source.state(), CONVERTER_VERSION, reading_options(config)),
+                patient_id=pseudonyms.patient(patient)
+                if patient is not None
+                else pseudonyms.unknown_patient(config.collection, _patient_from(config.patient_from, source)),
+                study_id=pseudonyms.study(source.study_uid) if source.study_uid else "",
+                series_id=pseudonyms.series(source.series_uid) if source.series_uid else "",
+                patient_known=patient is not None,
+                labels=dict(row.labels) if row else {},
+            )
 
 
 def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
     """What stands for the patient of a source that names none. Raises ConfigError for a bad rule."""
     if rule == "file":
-        return source.name_parts
+        return source.name_parts[:2] if source.name_parts[0] == "series" else source.name_parts
     path = "/".join(source.name_parts[1:]) if source.name_parts[0] == "path" else str(source.files[0])
     if rule == "folder":
         return (str(Path(path).parent),)
@@ -232,13 +229,17 @@ def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
 
 
 def _known(lake: Lake) -> Known:
-    """What the tables say of each (source, state); a former refusal counts as rejected."""
+    """What the tables say of each (source, state); a former refusal counts as rejected, unless it may pass."""
     of_voxels = {row["scan_id"]: row["flags"] for row in lake.table("scans", columns=["scan_id", "flags"]).to_pylist()}
     known: dict[tuple[str, str], Outcome] = {}
     for row in lake.table("sources", columns=["source_id", "state", "scan_id", "flags"]).to_pylist():
+        if row["scan_id"] not in of_voxels:
+            continue  # another ingest is committing it: its scan comes after its source
         flags = all_flags(of_voxels[row["scan_id"]], row["flags"])
         known[row["source_id"], row["state"]] = Outcome(row["source_id"], "already", row["scan_id"], flags=flags)
     for row in lake.table("rejects", columns=["source_id", "state", "reasons", "sentence"]).to_pylist():
+        if row["reasons"][0] in TEMPORARY:
+            continue
         refused = Outcome(row["source_id"], "rejected", "", row["reasons"][0], row["sentence"])
         known[row["source_id"], row["state"]] = refused
     return known
@@ -327,13 +328,13 @@ def _summary(
     )
 
 
-def _write_report(path: Path, items: Sequence[Item], outcomes: Mapping[str, Outcome]) -> None:
+def _write_report(path: Path, items: Sequence[Item], outcomes: Known) -> None:
     """The operator's own CSV, outside the lake: the only place where a path stands beside a refusal."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, REPORT_COLUMNS)
         writer.writeheader()
         for item in items:
-            outcome = outcomes.get(item.source_id)
+            outcome = outcomes.get((item.source_id, item.state))
             if outcome is None:
                 continue
             writer.writerow(

@@ -94,6 +94,10 @@ class Isolated(Generic[A, R]):
         theirs.close()
         self._pipe = ours
         ours.send(self._work)
+        try:
+            ours.recv()
+        except (EOFError, OSError):
+            raise RuntimeError(f"a child process could not start (exit status {self.close()})") from None
         return ours
 
 
@@ -106,6 +110,7 @@ def serve(descriptor: int, parent: int) -> None:
     pipe = Connection(descriptor)
     try:
         work = pipe.recv()
+        pipe.send("ready")
         while True:
             _answer(pipe, work, pipe.recv())
     except EOFError:

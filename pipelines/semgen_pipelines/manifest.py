@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from semgen_platform.errors import InputError
+from semgen_platform.formats import archive
 from semgen_platform.formats.place import Place
+from semgen_platform.formats.refusing import Refused
 
 
 @dataclass(frozen=True)
@@ -49,22 +51,30 @@ def read_manifest(path: Path | None, roots: Sequence[Path]) -> Manifest:
         ) from error
     if records and "path" not in records[0]:
         raise InputError(f"manifest {path.name} has no column path; its columns are {', '.join(records[0])}")
+    bases = [*(root if root.is_dir() else root.parent for root in roots), path.parent]
     rows: dict[Path, ManifestRow] = {}
     for number, record in enumerate(records, start=2):
         name = record.pop("path") or ""
         patient = (record.pop("patient_id", None) or "").strip() or None
         labels = {k: v for k, v in record.items() if k and isinstance(v, str) and v}
-        target = next((r / name for r in (*roots, path.parent) if name and _leads_somewhere(r / name)), None)
-        if target is None:
-            continue  # a manifest may name more than the SOURCE given here holds
-        if target.absolute() in rows:
+        targets = {(r / name).absolute() for r in bases if name and _leads_somewhere(r / name)}
+        if not targets.isdisjoint(rows):  # one that leads nowhere may name what another SOURCE holds
             raise InputError(
                 f"manifest {path.name} names one path twice, the second time in line {number}; keep one line a source"
             )
-        rows[target.absolute()] = ManifestRow(patient, labels)
+        rows.update(dict.fromkeys(targets, ManifestRow(patient, labels)))
     return Manifest(rows)
 
 
 def _leads_somewhere(path: Path) -> bool:
-    """Whether a file or folder is there, or an archive that the rest of the path may lie in."""
-    return path.exists() or any(parent.is_file() for parent in path.parents)
+    """Whether a file or folder is there, or a member, or folder of members, of an archive."""
+    if path.exists():
+        return True
+    outer = next((parent for parent in path.parents if parent.is_file()), None)
+    if outer is None:
+        return False
+    inner = path.relative_to(outer).as_posix()
+    try:
+        return any(m.name == inner or m.name.startswith(f"{inner}/") for m in archive.members(str(outer)))
+    except Refused:
+        return False  # its source says why

@@ -84,7 +84,8 @@ def keyed_id(key: bytes, *parts: str) -> str:
 
     Parts are length-prefixed, so no two lists run together.
     """
-    message = b"".join(len(p.encode()).to_bytes(4, "big") + p.encode() for p in parts)
+    encoded = [part.encode("utf-8", "surrogateescape") for part in parts]  # paths need not be valid UTF-8
+    message = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
     return _base32(hmac.new(key, message, hashlib.sha256).digest())
 
 

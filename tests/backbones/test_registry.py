@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,17 @@ def test_a_copied_folder_needs_no_lake(lake: Lake, draft: Draft, tmp_path: Path)
     crops = np.random.default_rng(0).integers(-1000, 1000, (2, 8, 16, 16), dtype=np.int16)
     by_lake = load_backbone("small:1", lake=lake.refresh()).embed(crops)
     np.testing.assert_array_equal(load_backbone(tmp_path / "copy").embed(crops), by_lake)
+
+
+def test_the_block_of_the_readme_runs(lake: Lake, draft: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    block = readme.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    publish_draft(lake, "demo", draft)
+    shutil.copytree(lake.root, lake.root.parent / "demo" / "lake")
+    monkeypatch.chdir(lake.root.parent)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["vectors_ND"].shape == (2, 16 * draft.architecture.width)
 
 
 def test_the_same_run_under_the_same_name_is_the_same_version(lake: Lake, draft: Draft) -> None:

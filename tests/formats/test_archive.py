@@ -261,3 +261,37 @@ def test_an_inflated_tar_leaves_nothing_in_the_temporary_folder(
     pack_tar_gz(collection, tmp_path / "a.tar.gz")
     assert len(list(list_sources(tmp_path / "a.tar.gz"))) == 4
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_zip_at_the_end_of_another_archive_does_not_hide_it(collection: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "last.zip", "w") as inner:
+        inner.writestr("inner.txt", "x")
+    last = (tmp_path / "last.zip").read_bytes()
+    (collection / "z.zip").write_bytes(last)
+    pack_tar(collection, tmp_path / "outer.tar")
+    assert {source.kind for source in list_sources(tmp_path / "outer.tar")} == {"dicom", "nifti", "nrrd", "other"}
+    pack_zip(collection, tmp_path / "whole.zip")
+    cut = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(cut[: len(cut) // 2] + last)
+    assert refusals(tmp_path / "cut.zip") == {"cut.zip": ("corrupt",)}
+
+
+def test_two_members_of_one_name_in_a_zip_are_not_one_lost(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        packed.writestr("a/b.txt", "one")
+        packed.writestr("a//b.txt", "two")
+    assert refusals(tmp_path / "a.zip") == {"a.zip": ("corrupt",)}
+
+
+def test_a_changed_member_without_a_time_of_its_own_is_noticed(tmp_path: Path) -> None:
+    def states(data: bytes) -> set[str]:
+        return {s.state() for s in list_sources(tar_of(tmp_path / "a.tar", (tarfile.TarInfo("a.txt"), data)))}
+
+    assert states(b"one") != states(b"two")
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "\udcff.nii"])
+def test_strange_member_names_do_not_end_the_listing(name: str, tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", (tarfile.TarInfo(name), b"x"), (tarfile.TarInfo("other.txt"), b"x"))
+    assert ("not_an_image",) in refusals(tmp_path / "a.tar").values()
+    assert "other.txt" in refusals(tmp_path / "a.tar")

@@ -231,3 +231,44 @@ def test_pixels_are_not_decoded_while_listing(series: Any, tmp_path: Path, monke
 
     monkeypatch.setattr(pydicom, "dcmread", watched)
     assert len(sources_of(folder)) == 1
+
+
+def test_a_series_may_lie_below_two_roots(series: Any, tmp_path: Path) -> None:
+    folder = series().write(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    for file in sorted(folder.iterdir())[:7]:
+        file.rename(tmp_path / "b" / file.name)
+    (source,) = list_sources(tmp_path / "a", tmp_path / "b")
+    assert len(source.files) == 20
+
+
+def test_scans_of_one_name_below_two_roots_are_not_taken_for_one(tmp_path: Path) -> None:
+    write_nifti_file(tmp_path / "a" / "ct.nii")
+    write_nifti_file(tmp_path / "b" / "ct.nii")
+    for roots in ((tmp_path / "a", tmp_path / "b"), (tmp_path / "a" / "ct.nii", tmp_path / "b" / "ct.nii")):
+        with pytest.raises(InputError, match="same name"):
+            list(list_sources(*roots))
+    assert len(sources_of(tmp_path)) == 2
+
+
+def test_a_folder_given_twice_or_below_another_counts_once(tmp_path: Path) -> None:
+    write_nifti_file(tmp_path / "a" / "ct.nii")
+    (tmp_path / "a" / "notes.txt").write_text("nothing")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("other")
+    found = list(list_sources(tmp_path / "a", tmp_path / "a", tmp_path, tmp_path / "b"))
+    assert len(found) == 3
+    assert len({source.name_parts for source in found}) == 3
+
+
+def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"M\xfcller.txt")).write_text("nothing")
+    (source,) = sources_of(tmp_path)
+    assert primary_of(source) == "not_an_image"
+
+
+def test_a_scan_that_another_header_names_as_its_data_is_not_lost(tmp_path: Path) -> None:
+    write_nifti_file(tmp_path / "real.nii")
+    header = "NDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\nElementDataFile = real.nii\n"
+    (tmp_path / "a.mhd").write_text(f"ObjectType = Image\n{header}")
+    assert {source.kind for source in sources_of(tmp_path)} == {"metaimage", "nifti"}

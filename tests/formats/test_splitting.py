@@ -114,6 +114,40 @@ def test_two_phases_that_nothing_tells_apart_are_refused(series: Any, tmp_path: 
     assert result.reasons == ("duplicate_position",)
 
 
+def test_two_phases_at_alternating_places_are_two_volumes_and_not_one_of_half_the_step(
+    series: Any, tmp_path: Path
+) -> None:
+    one = series(hu_ZYX=hu(1), edit=tagged(AcquisitionNumber=1))
+    two = series(hu_ZYX=hu(2), edit=tagged(AcquisitionNumber=2), origin_xyz_mm=(-31.5, 12.25, 741.25))
+    one.write(tmp_path / "a")
+    two.write(tmp_path / "b")
+    found = volumes_of(tmp_path)
+    assert_same_volumes(found, one, two)
+    assert {volume.spacing_zyx_mm[0] for volume in found} == {2.5}
+
+
+def test_one_copied_slice_does_not_cut_a_scan_into_its_acquisitions(series: Any, tmp_path: Path) -> None:
+    def edit(n: int, dataset: Any) -> None:
+        dataset.AcquisitionNumber = 1 + n // 10
+
+    written = series(edit=edit)
+    folder = written.write(tmp_path)
+    copied = next(folder.glob("*_4"))
+    (folder / "copy").write_bytes(copied.read_bytes())
+    assert_same_volumes(volumes_of(tmp_path), written)
+
+
+def test_a_slice_of_another_kernel_in_the_middle_is_refused(series: Any, tmp_path: Path) -> None:
+    def edit(n: int, dataset: Any) -> None:
+        dataset.ConvolutionKernel = "B70f" if n == 7 else "B30f"
+
+    series(edit=edit).write(tmp_path)
+    (source,) = list_sources(tmp_path)
+    result = read_source(source)
+    assert isinstance(result, Refusal)
+    assert result.reasons == ("ambiguous_split",)
+
+
 def test_one_odd_slice_is_no_volume_and_its_series_is_refused(series: Any, tmp_path: Path) -> None:
     def edit(n: int, dataset: Any) -> None:
         if n == 19:  # at the end, where the rest would still be a regular stack

@@ -15,7 +15,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from semgen_platform.formats.content import ZIP_MAGIC
 from semgen_platform.formats.refusing import Refused, refusal, refused
 from semgen_platform.volume import Refusal
 
@@ -67,7 +67,7 @@ _opened: OrderedDict[tuple[str, int, int], _Opened] = OrderedDict()
 
 
 def members(path: str) -> tuple[Member, ...]:
-    """The members of an archive, folders left out; of two with one name the later counts, as unpackers have it.
+    """The members of an archive, folders left out; of two with one name in a tar the later counts, as tar has it.
 
     Raises Refused where the archive as a whole cannot be read or breaks a limit, OSError.
     """
@@ -96,34 +96,34 @@ def _archive(path: str) -> _Opened:
     found = _opened.pop(key, None)
     if found is None:
         with _refusals():
-            found = _open_zip(path) if zipfile.is_zipfile(path) else _open_tar(path)
+            found = _open_zip(path) if _begins_as_zip(path) else _open_tar(path)
     _opened[key] = found
     while len(_opened) > OPEN_ARCHIVES:
         _opened.popitem(last=False)[1].close()
     return found
 
 
+def _begins_as_zip(path: str) -> bool:
+    """By the first bytes: zipfile would find a zip at the end of a tar, and miss all else in it."""
+    with Path(path).open("rb") as file:
+        return file.read(4).startswith(ZIP_MAGIC)
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """What the archive libraries raise for damaged files, as refusals."""
+    """What the archive libraries raise for damaged files, which may be anything, as refusals."""
     try:
         yield
+    except Refused:
+        raise
     except (EOFError, tarfile.ReadError):
         raise refused("truncated", "the archive ends early") from None
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-    ):
-        raise refused("corrupt", "the archive is damaged") from None
     except OSError as error:
         if error.errno is None:  # gzip.BadGzipFile and its like, which no system call raised
             raise refused("corrupt", "the archive is damaged") from None
         raise
+    except Exception as error:
+        raise refused("corrupt", "the archive is damaged", error=type(error).__name__) from None
 
 
 def _indexed(listed: list[Member]) -> tuple[dict[str, Member], dict[str, int]]:
@@ -133,12 +133,15 @@ def _indexed(listed: list[Member]) -> tuple[dict[str, Member], dict[str, int]]:
 
 
 def _clean(name: str) -> str:
-    """The name without "./" and "//", so that what a header says of a neighbour finds it."""
-    return str(PurePosixPath(name))
+    """The name without "./" and "//", so that what a header says of a neighbour finds it, and in characters that can be
+    written; tar names may be of any encoding."""
+    return str(PurePosixPath(name)).encode("utf-8", "backslashreplace").decode()
 
 
 def _name_fault(name: str) -> Refusal | None:
     pure = PurePosixPath(name.replace("\\", "/"))
+    if not pure.parts:
+        return refusal("not_an_image", "the member has no name")
     if pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0][:2] or "\0" in name:
         return refusal("path_escape", "the member's name leads outside the archive")
     return None
@@ -167,11 +170,14 @@ def _check_growth(inflated: int, stored: int) -> None:
 
 def _open_zip(path: str) -> _Opened:
     file = zipfile.ZipFile(path)
-    infos = [info for info in file.infolist() if not info.is_dir()]
     try:
+        if file.infolist() and min(info.header_offset for info in file.infolist()):
+            raise refused("corrupt", "the archive does not begin with its first member: another was put before it")
+        infos = [info for info in file.infolist() if not info.filename.endswith("/")]
+        _check_names([_clean(info.filename) for info in infos])
         _check_growth(sum(info.file_size for info in infos), os.stat(path).st_size)
         listed, number = _indexed([_zip_member(info) for info in infos])
-    except Refused:
+    except BaseException:
         file.close()
         raise
 
@@ -180,6 +186,15 @@ def _open_zip(path: str) -> _Opened:
             return _Translated(file.open(infos[number]))
 
     return _Opened(listed, number, open_number, file.close)
+
+
+def _check_names(names: list[str]) -> None:
+    """In a zip nothing says which of two members with one name counts, and one of them would be lost."""
+    if len(set(names)) < len(names):
+        doubled = len(names) - len(set(names))
+        raise refused(
+            "corrupt", "members of the archive share a name; pack it with names of their own", doubled=doubled
+        )
 
 
 def _zip_member(info: zipfile.ZipInfo) -> Member:
@@ -250,7 +265,7 @@ def _open_tar(path: str) -> _Opened:
             else:
                 _check_end(file, tar.offset)
         end = os.fstat(file.fileno()).st_size
-        listed, number = _indexed([_tar_member(info, end) for info in infos])
+        listed, number = _indexed([_tar_member(info, end, os.stat(path).st_mtime_ns) for info in infos])
     except BaseException:
         file.close()
         raise
@@ -272,7 +287,8 @@ def _check_end(file: Any, offset: int) -> None:
         raise refused("corrupt", "the archive is damaged behind one of its members")
 
 
-def _tar_member(info: tarfile.TarInfo, end: int) -> Member:
+def _tar_member(info: tarfile.TarInfo, end: int, whole: int) -> Member:
+    """whole : time of change of the archive, for members that have none of their own."""
     fault = _name_fault(info.name) or _size_fault(info.size)
     if fault is None and not info.isreg():
         fault = refusal("not_an_image", "the member is a link, pipe or device and no regular file")
@@ -280,7 +296,7 @@ def _tar_member(info: tarfile.TarInfo, end: int) -> Member:
         fault = refusal("unsupported_format", "the member is stored with holes; pack it without --sparse")
     if fault is None and info.offset_data + info.size > end:
         fault = refusal("truncated", "the archive ends within this member", bytes=end - info.offset_data)
-    return Member(_clean(info.name), info.size, (info.size, int(info.mtime * 1e9)), fault)
+    return Member(_clean(info.name), info.size, (info.size, int(info.mtime * 1e9) or whole), fault)
 
 
 def _plain_tar(path: str) -> Any:

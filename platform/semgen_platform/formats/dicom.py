@@ -191,6 +191,10 @@ def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
     if 0 < without < len(slices):
         sentence = f"{without} of {len(slices)} slices have neither slope nor intercept, and the others have"
         faults.append(refusal("inconsistent_rescale", sentence, slices=len(slices), without=without))
+    kernels = {s.attributes["kernel"] for s in slices if "kernel" in s.attributes}
+    if len(kernels) > 1:
+        sentence = f"the slices are of {len(kernels)} reconstruction kernels, and too few of one to be a volume"
+        faults.append(refusal("ambiguous_split", sentence, kernels=len(kernels)))
     unread = [uid for uid in sorted({s.syntax for s in slices}) if not can_decode(uid)]
     if unread:
         count = sum(s.syntax in unread for s in slices)

@@ -95,8 +95,12 @@ def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = 
     try:
         with place.open() as stream:
             return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
-    except (OSError, Refused):
+    except Refused:
         raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise refused("truncated", "the DICOM header ends early") from None  # pydicom's own, within a sequence
     except EOFError:
         raise refused("truncated", "the DICOM header ends early") from None
     except Exception as error:  # pydicom raises whatever its parsers meet in a damaged file

@@ -34,12 +34,23 @@ def read_source(source: Source, *, min_slices: int = MIN_SLICES) -> Volume | Ref
         return source.refusal
     try:
         with quiet_libraries():
-            volume = _read(source, min_slices)
+            volume = _read_safely(source, min_slices)
             return _accepted(volume, source, min_slices)
     except Refused as no:
         return no.refusal
     except OSError as error:
         return refusal("unreadable", "a file of the source cannot be read", errno=error.errno or 0)
+
+
+def _read_safely(source: Source, min_slices: int) -> Volume:
+    """The volume in its own axes. Libraries raise whatever they meet in a damaged file, and one file never ends a run;
+    a message of theirs may quote the header, so only its type is kept."""
+    try:
+        return _read(source, min_slices)
+    except (Refused, OSError):
+        raise
+    except Exception as error:
+        raise refused("corrupt", "the file does not hold what its header says", error=type(error).__name__) from None
 
 
 def _read(source: Source, min_slices: int) -> Volume:

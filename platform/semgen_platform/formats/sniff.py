@@ -7,7 +7,7 @@ place. What a DICOM object is, dicom_object.py says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,35 +35,56 @@ KINDS: dict[Content, Kind] = {
 UNPLACED = "Analyze files say neither orientation nor position; convert from the original scan"
 
 
-def list_sources(root: Path) -> Iterator[Source]:
-    """Every source below a folder (any nesting), or the one that a file is.
+def list_sources(*roots: Path) -> Iterator[Source]:
+    """Every source below folders (any nesting), or the one that a file is; a series may lie below several of them.
 
-    Raises InputError if `root` is missing, or, once all of it was walked, if it holds no file.
+    Raises InputError if a root is missing, and, while it is walked, if it holds no file or a file that another root has
+    under the same name: a file is named by its path below its root.
     """
-    root = Path(root).absolute()
-    if not root.exists():
-        raise InputError(f"source {root} does not exist; give a folder or a file of scans")
-    return _sources(root)
+    absolute = [Path(root).absolute() for root in roots]
+    for root in absolute:
+        if not root.exists():
+            raise InputError(f"source {root} does not exist; give a folder or a file of scans")
+    return _sources(absolute)
 
 
-def _sources(root: Path) -> Iterator[Source]:
-    base = root if root.is_dir() else root.parent
+def _sources(roots: Sequence[Path]) -> Iterator[Source]:
     dicom: list[DicomObject] = []
     data_files: set[Place] = set()  # of detached headers; part of those sources, and none of their own
-    empty = True
-    for files in _folders(root):
-        with quiet_libraries():
-            found = [
-                item for file in files for item in _look_at(Place(str(file)), (file.relative_to(base).as_posix(),))
-            ]
-        empty = empty and not found
-        dicom.extend(item for item in found if isinstance(item, DicomObject))
-        sources = [item for item in found if isinstance(item, Source)]
-        data_files.update(file for source in sources for file in source.files[1:])
-        yield from (source for source in sources if source.files[0] not in data_files)
-    if empty:
-        raise InputError(f"source {root} holds no file; give a folder of scans")
+    walked, names = set[Path](), set[tuple[str, ...]]()
+    for root in roots:
+        base, empty = root if root.is_dir() else root.parent, True
+        for files in _folders(root):
+            empty = empty and not files
+            new = [file for file in files if file not in walked]
+            with quiet_libraries():
+                found = [
+                    item for file in new for item in _look_at(Place(str(file)), (file.relative_to(base).as_posix(),))
+                ]
+            dicom.extend(item for item in found if isinstance(item, DicomObject))
+            sources = [item for item in found if isinstance(item, Source)]
+            if len(roots) > 1:  # else nothing comes twice, and a large archive need not be remembered
+                walked.update(new)
+                sources = [_named_apart(source, root, names) for source in sources]
+            data_files.update(file for source in sources for file in source.files[1:])
+            yield from (s for s in sources if s.kind != "other" or s.files[0] not in data_files)
+        if empty:
+            raise InputError(f"source {root} holds no file; give a folder of scans")
     yield from _series(dicom)
+
+
+def _named_apart(source: Source, root: Path, names: set[tuple[str, ...]]) -> Source:
+    """The source, whose name no source of another root has. Raises InputError for two scans of one name: the second
+    would be taken for the first."""
+    if source.name_parts in names:
+        if source.kind != "other":
+            raise InputError(
+                "two of the given sources hold a scan of the same name below them; give the folder above both instead, "
+                "or ingest them one by one into collections of their own"
+            )
+        source = replace(source, name_parts=(source.name_parts[0], str(root), *source.name_parts[1:]))
+    names.add(source.name_parts)
+    return source
 
 
 def _folders(root: Path) -> Iterator[list[Path]]:
@@ -81,9 +102,16 @@ def _folders(root: Path) -> Iterator[list[Path]]:
             yield [folder]  # refused as unreadable where it is looked at
             continue
         entered.add((status.st_dev, status.st_ino))
-        folders = {entry for entry in entries if entry.is_dir()}
+        folders = {entry for entry in entries if _is_folder(entry)}
         pending.extend(sorted(folders, reverse=True))
         yield [entry for entry in entries if entry not in folders]
+
+
+def _is_folder(entry: Path) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # refused as unreadable where it is looked at
 
 
 def _look_at(place: Place, relative: tuple[str, ...]) -> Iterator[Source | DicomObject]:
@@ -109,11 +137,18 @@ def _look_at(place: Place, relative: tuple[str, ...]) -> Iterator[Source | Dicom
         yield replace(other, refusal=unreadable)
         return
     if found == "dicom":
-        yield read_object(place, relative, other.validators[0])
+        yield _dicom_object(place, relative, other)
     elif found in KINDS:
         yield _volume_file(place, found, head, replace(other, kind=KINDS[found]))
     else:
         yield replace(other, refusal=_not_a_volume(found, place.name.lower().endswith(VOLUME_EXTENSIONS)))
+
+
+def _dicom_object(place: Place, relative: tuple[str, ...], other: Source) -> Source | DicomObject:
+    try:
+        return read_object(place, relative, other.validators[0])
+    except OSError as error:
+        return replace(other, refusal=refusal("unreadable", "the file cannot be read", errno=error.errno or 0))
 
 
 def _volume_file(place: Place, found: Content, head: bytes, source: Source) -> Source:

@@ -7,6 +7,7 @@ DICOM PS3.3 C.7.6.2 (Image Plane), C.7.6.1.1.2 (Image Type), C.8.2.1 (CT Image).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,6 @@ SMALLEST_PART = 3
 APART_COSINE, APART_MM, APART_SPACING_MM = 0.01, 1.0, 0.01
 """Directions, in-plane positions and pixel spacings of two stacks are further apart; those of one
 stack drift by less a slice, or, in a tilted one, leave every slice alone and so divide nothing."""
-
-DOUBLE_MM = 0.01
-"""Two slices of one phase never lie so close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +43,17 @@ def split(slices: Sequence[Traits]) -> list[tuple[str, list[int]]]:
     """(name, indices) of each part; one part with the name "" where nothing tells the slices apart.
 
     Another kernel, direction, pixel grid or place always splits; image type, time point and acquisition only where
-    slices lie on one another, since one scan may be numbered as several acquisitions, or be summed in its lower part.
-    A name is made of the part's own values alone, so that it stays when other parts grow.
+    slices of two labels alternate, since one scan may be numbered as several acquisitions, or be summed in its lower
+    part. A name is made of the part's own values alone, so that it stays when other parts grow.
     """
     parts = [("", list(range(len(slices))))]
     for name, labels in ALWAYS.items():
         parts = [smaller for part in parts for smaller in _divided(slices, part, name, labels)]
-    for name, labels in WHERE_DOUBLE.items():
+    for name, labels in WHERE_INTERLEAVED.items():
         parts = [
             smaller
             for part in parts
-            for smaller in (_divided(slices, part, name, labels) if _double(slices, part[1]) else [part])
+            for smaller in (_divided(slices, part, name, labels) if _interleaved(slices, part[1], labels) else [part])
         ]
     return parts
 
@@ -73,14 +71,20 @@ def _divided(
     return [(f"{before}{name}={label};", members) for label, members in groups.items()]
 
 
-def _double(slices: Sequence[Traits], indices: Sequence[int]) -> bool:
-    """Whether two of the slices lie at one place along the normal; False where a slice does not say where it lies."""
+def _interleaved(slices: Sequence[Traits], indices: Sequence[int], labels: Labels) -> bool:
+    """Whether slices of two labels alternate along the normal, at the same places or between one another's.
+
+    What one label follows another is one stack, however it was numbered. False where a slice does not say where it is.
+    """
     part = [slices[index] for index in indices]
     if any(s.orientation is None or s.position_mm is None for s in part):
         return False
     row, column = np.array(part[0].orientation, dtype=np.float64).reshape(2, 3)
-    along = np.sort(np.array([s.position_mm for s in part], dtype=np.float64) @ np.cross(row, column))
-    return bool((np.diff(along) < DOUBLE_MM).any())
+    along = np.array([s.position_mm for s in part], dtype=np.float64) @ np.cross(row, column)
+    found = labels(part)
+    ordered = [found[n] for n in np.argsort(along, kind="stable")]
+    runs = 1 + sum(one != other for one, other in itertools.pairwise(ordered))
+    return runs > len(set(found))
 
 
 def _clusters(values: Sequence[Sequence[float] | None], apart: float, decimals: int) -> list[str]:
@@ -129,7 +133,7 @@ ALWAYS: dict[str, Labels] = {
     "grid": _grids,
     "place": _places,
 }
-WHERE_DOUBLE: dict[str, Labels] = {
+WHERE_INTERLEAVED: dict[str, Labels] = {
     "image_type": lambda slices: [s.image_type for s in slices],
     "time_point": lambda slices: [s.time_point for s in slices],
     "acquisition": lambda slices: [s.acquisition for s in slices],
