@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item, Outcome, all_flags, reading_options
 from semgen_pipelines.manifest import Manifest, read_manifest
@@ -34,11 +35,11 @@ from semgen_platform.lake.pending import commit_pending
 from semgen_platform.lake.tables import source_state
 from semgen_platform.privacy import Pseudonyms, key_fingerprint
 from semgen_platform.progress import Progress
+from semgen_platform.volume import TEMPORARY_REASONS
 
 COMMIT_EVERY = 500  # rows; one Delta MERGE costs about as much for one row as for a thousand
 COMMIT_EVERY_S = 30.0
-TEMPORARY = ("timed_out", "unreadable", "decoder_failed")
-"""Primary reasons that may pass without a change of the file: a time limit, a mount, memory. They are tried again."""
+AGAIN = "~"  # parts a state from the number of times that it was spoken of before
 FIRST_BYTES_PER_S = 6e6  # the demo's 32 phantoms, mostly compressed, on one core
 REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence", "flags", "slices", "bytes")
 
@@ -96,13 +97,13 @@ def ingest(
     )
     with hold(lake.storage, run_id):
         _commit_left_over(lake, run_id)
-        known = _known(lake.refresh())
-        fresh = [item for item in items if (item.source_id, item.state) not in known]
+        tables = _tables(lake.refresh())
+        known, fresh = tables.known, tables.fresh(items)
         outcomes = list(_convert(fresh, lake, config, run_id, workers, address, quiet=quiet)) if fresh else []
         seconds = time.monotonic() - started
         version = _finish(lake, run_id, config, fresh, outcomes, seconds) if fresh else lake.refresh().version
     if report is not None:
-        states = {item.source_id: item.state for item in fresh}
+        states = {item.source_id: item.state for item in items}
         _write_report(report, items, {**known, **{(o.source_id, states[o.source_id]): o for o in outcomes}})
     if missing := len(fresh) - len(outcomes):
         raise Incomplete(f"{missing} of {len(items)} sources have no outcome after retries; run the same command again")
@@ -137,7 +138,7 @@ def dry_run(
     """What `ingest` would do with the same arguments; nothing is decoded or written. Raises WrongKey, InputError."""
     _check_key(lake, key)
     items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
-    known = _known(lake)
+    known = _tables(lake).known
     before = [known[item.source_id, item.state] for item in items if (item.source_id, item.state) in known]
     fresh = [item for item in items if (item.source_id, item.state) not in known]
     refused = [item.source.refusal.reasons[0] for item in fresh if item.source.refusal is not None]
@@ -228,21 +229,50 @@ def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
     return (match.group(1),) if match else source.name_parts
 
 
-def _known(lake: Lake) -> Known:
-    """What the tables say of each (source, state); a former refusal counts as rejected, unless it may pass."""
+@dataclass(frozen=True)
+class Tables:
+    """What the tables say of sources.
+
+    known : by (source, state), the outcome of each source's last word, if that is not a refusal that may pass.
+    times : how often each (source, state) was spoken of.
+    """
+
+    known: Known
+    times: Mapping[tuple[str, str], int]
+
+    def fresh(self, items: Sequence[Item]) -> list[Item]:
+        """The items to be read. A state that was spoken of before, and is not the last word, gets a name of its own:
+        rows are inserted once by (source, state), and the newest row speaks."""
+        found = [item for item in items if (item.source_id, item.state) not in self.known]
+        again = [self.times.get((item.source_id, item.state), 0) for item in found]
+        return [
+            replace(item, state=f"{item.state}{AGAIN}{n}") if n else item for item, n in zip(found, again, strict=True)
+        ]
+
+
+def _tables(lake: Lake) -> Tables:
     of_voxels = {row["scan_id"]: row["flags"] for row in lake.table("scans", columns=["scan_id", "flags"]).to_pylist()}
-    known: dict[tuple[str, str], Outcome] = {}
-    for row in lake.table("sources", columns=["source_id", "state", "scan_id", "flags"]).to_pylist():
-        if row["scan_id"] not in of_voxels:
+    last: dict[str, tuple[tuple[bool, Any], str, Outcome]] = {}
+    times = Counter[tuple[str, str]]()
+    taken = lake.table("sources", columns=["source_id", "state", "scan_id", "flags", "created_at"]).to_pylist()
+    refused = lake.table("rejects", columns=["source_id", "state", "reasons", "sentence", "created_at"]).to_pylist()
+    for row in [*taken, *refused]:
+        reason = row["reasons"][0] if "reasons" in row else ""
+        if not reason and row["scan_id"] not in of_voxels:
             continue  # another ingest is committing it: its scan comes after its source
-        flags = all_flags(of_voxels[row["scan_id"]], row["flags"])
-        known[row["source_id"], row["state"]] = Outcome(row["source_id"], "already", row["scan_id"], flags=flags)
-    for row in lake.table("rejects", columns=["source_id", "state", "reasons", "sentence"]).to_pylist():
-        if row["reasons"][0] in TEMPORARY:
+        state = row["state"].partition(AGAIN)[0]
+        times[row["source_id"], state] += 1
+        weight = (reason not in TEMPORARY_REASONS, row["created_at"])
+        if row["source_id"] in last and last[row["source_id"]][0] > weight:
             continue
-        refused = Outcome(row["source_id"], "rejected", "", row["reasons"][0], row["sentence"])
-        known[row["source_id"], row["state"]] = refused
-    return known
+        if reason:
+            outcome = Outcome(row["source_id"], "rejected", "", reason, row["sentence"])
+        else:
+            flags = all_flags(of_voxels[row["scan_id"]], row["flags"])
+            outcome = Outcome(row["source_id"], "already", row["scan_id"], flags=flags)
+        last[row["source_id"]] = (weight, state, outcome)
+    known = {(name, state): outcome for name, (weight, state, outcome) in last.items() if weight[0]}
+    return Tables(known, times)
 
 
 def _convert(

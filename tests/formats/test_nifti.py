@@ -318,3 +318,24 @@ def test_an_export_is_the_same_bytes_every_time(make_ct: Any, tmp_path: Path) ->
         (tmp_path / name).mkdir()
         write_nifti(volume, tmp_path / name / "scan.nii.gz")
     assert (tmp_path / "a" / "scan.nii.gz").read_bytes() == (tmp_path / "b" / "scan.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("xyzt_units", 7), ("vox_offset", np.nan), ("vox_offset", np.inf), ("dim", [3, -1, 5, 6])]
+)
+def test_a_header_with_a_senseless_number_is_refused_and_raises_nothing(
+    field: str, value: Any, make_ct: Any, read_one: Read, tmp_path: Path
+) -> None:
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((4, 5, 6))
+    header.set_data_dtype(np.int16)
+    header["sform_code"], header["magic"], header["vox_offset"] = 1, b"n+1", 352
+    header["srow_x"], header["srow_y"], header["srow_z"] = (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)
+    if field == "dim":
+        header["dim"][: len(value)] = value
+    else:
+        header[field] = value
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + bytes(4 + 240))
+    found = read_one(tmp_path)
+    assert isinstance(found, Refusal)
+    assert found.reasons[0] in ("corrupt", "truncated")

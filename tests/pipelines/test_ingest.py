@@ -255,6 +255,36 @@ def test_the_members_of_an_archive_are_sources_with_labels_of_their_own(lake: La
     assert (again.already, again.rejected, again.decoded) == (2, 1, 0)
 
 
+def test_a_file_that_comes_back_as_it_was_speaks_again(lake: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "in" / "a.nii"
+    write_ct(path, 1)
+    good, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    (first,) = {run(lake, tmp_path / "in").ingested}
+    path.write_bytes(good[: len(good) // 2])
+    assert run(lake, tmp_path / "in").reasons == {"truncated": 1}
+    assert lake.refresh().select_scans() == []
+    for _ in range(2):  # the second time there is nothing to do
+        path.write_bytes(good)
+        os.utime(path, ns=(stamp, stamp))
+        again = run(lake, tmp_path / "in")
+        assert (again.ingested + again.already, again.rejected) == (1, 0)
+        assert len(lake.refresh().select_scans()) == 1
+    assert (first, again.decoded) == (1, 0)
+
+
+def test_a_file_that_cannot_be_read_for_a_while_withdraws_nothing(lake: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "in" / "a.nii"
+    write_ct(path, 1)
+    run(lake, tmp_path / "in")
+    aside = path.rename(tmp_path / "aside.nii")
+    path.symlink_to(tmp_path / "nowhere")  # as where a mount is gone
+    assert run(lake, tmp_path / "in").reasons == {"unreadable": 1}
+    assert len(lake.refresh().select_scans()) == 1
+    path.unlink()
+    aside.rename(path)
+    assert run(lake, tmp_path / "in").already == 1
+
+
 def test_a_source_that_takes_too_long_is_refused_until_it_is_given_the_time(lake: Lake, tmp_path: Path) -> None:
     write_ct(tmp_path / "in" / "a.nii.gz", 1)
     assert run(lake, tmp_path / "in", config={"time_limit_s": 1e-4}).reasons == {"timed_out": 1}

@@ -169,9 +169,11 @@ def _check_growth(inflated: int, stored: int) -> None:
 
 
 def _open_zip(path: str) -> _Opened:
+    if not zipfile.is_zipfile(path):
+        raise refused("truncated", "the archive ends before its list of members")
     file = zipfile.ZipFile(path)
     try:
-        if file.infolist() and min(info.header_offset for info in file.infolist()):
+        if min((info.header_offset for info in file.infolist()), default=0):
             raise refused("corrupt", "the archive does not begin with its first member: another was put before it")
         infos = [info for info in file.infolist() if not info.filename.endswith("/")]
         _check_names([_clean(info.filename) for info in infos])

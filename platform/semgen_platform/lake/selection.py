@@ -1,8 +1,8 @@
 """Which scans a stage works on: profiles, collections and conditions; and what each scan is.
 
 What can change later is computed here on read: the newest row of a source speaks for it (a newer refusal withdraws the
-scan), and patients who share a content_id form one split_group, so that no split parts them. Source: DESIGN.md
-section 4.
+scan, unless it is one that may pass), and patients who share a content_id form one split_group, so that no split parts
+them. Source: DESIGN.md section 4.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from semgen_platform import geometry
 from semgen_platform.errors import ConfigError, NotFound
 from semgen_platform.lake.pyramid import Level
 from semgen_platform.lake.query import Query
-from semgen_platform.volume import UNTRAINABLE_FLAGS
+from semgen_platform.volume import TEMPORARY_REASONS, UNTRAINABLE_FLAGS
 
 TABLES = ("scans", "sources", "rejects")
 """Tables that a selection reads."""
@@ -29,7 +29,10 @@ PROFILES = ("default", "all")
 
 _NEWEST = """
     SELECT * FROM (SELECT * FROM {accepted} UNION ALL BY NAME SELECT * FROM {refused})
-    QUALIFY row_number() OVER (PARTITION BY source_id ORDER BY created_at DESC, state) = 1
+    QUALIFY row_number() OVER (
+        PARTITION BY source_id
+        ORDER BY coalesce(list_contains({temporary}, reasons[1]), false), created_at DESC, state
+    ) = 1
 """
 
 _FACTS = """
@@ -85,8 +88,9 @@ class Scan:
 def present_scans(query: Query) -> None:
     """Define the views `newest` (sources' newest rows) and `present` (scans that a source speaks for)."""
     accepted = "(SELECT source_id, state, scan_id, collection, patient_id, flags, created_at FROM sources)"
-    refused = "(SELECT source_id, state, created_at FROM rejects)"
-    query.define("newest", _NEWEST.format(accepted=accepted, refused=refused))
+    refused = "(SELECT source_id, state, created_at, reasons FROM rejects)"
+    temporary = list(TEMPORARY_REASONS)
+    query.define("newest", _NEWEST.format(accepted=accepted, refused=refused, temporary=temporary))
     query.define("facts", _FACTS)
     query.define("present", _PRESENT)
 
