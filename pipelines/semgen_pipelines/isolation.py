@@ -21,6 +21,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+START_LIMIT_S = 120.0  # for importing the libraries on a busy machine
 
 
 class Crashed(Exception):
@@ -95,9 +96,11 @@ class Isolated(Generic[A, R]):
         self._pipe = ours
         ours.send(self._work)
         try:
-            ours.recv()
+            ready = ours.poll(START_LIMIT_S) and ours.recv()
         except (EOFError, OSError):
-            raise RuntimeError(f"a child process could not start (exit status {self.close()})") from None
+            ready = False
+        if not ready:
+            raise RuntimeError(f"a child process could not start (exit status {self.close()})")
         return ours
 
 
@@ -110,7 +113,7 @@ def serve(descriptor: int, parent: int) -> None:
     pipe = Connection(descriptor)
     try:
         work = pipe.recv()
-        pipe.send("ready")
+        pipe.send(True)
         while True:
             _answer(pipe, work, pipe.recv())
     except EOFError:
