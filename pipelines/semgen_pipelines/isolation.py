@@ -62,16 +62,21 @@ class Isolated(Generic[A, R]):
         except (EOFError, OSError):
             raise Crashed(self.close()) from None
         if answer is None:
-            self.close()
+            self.close(kill=True)
             raise TimedOut
         if answer.error is not None:
             raise answer.error
         return answer.value  # type: ignore[return-value]  # None only where the work returns None
 
-    def close(self) -> int:
-        """End the child. Returns its exit code, which is its own where it had ended already, and 0 without a child."""
+    def close(self, *, kill: bool = False) -> int:
+        """End the child. Returns its exit code, which is its own where it had ended already, and 0 without a child.
+
+        kill : at once, so that a call which was given up leaves nothing behind.
+        """
         if self._child is None or self._pipe is None:
             return 0
+        if kill:
+            self._child.kill()
         self._pipe.close()
         try:
             status = self._child.wait(timeout=1)
@@ -100,7 +105,10 @@ class Isolated(Generic[A, R]):
         except (EOFError, OSError):
             ready = False
         if not ready:
-            raise RuntimeError(f"a child process could not start (exit status {self.close()})")
+            status = self.close()
+            if status < 0:
+                raise Crashed(status)
+            raise RuntimeError(f"a child process could not start (exit status {status})")
         return ours
 
 
