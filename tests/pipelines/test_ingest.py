@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -333,9 +334,10 @@ class KillDecoders:
                     self.killed.add(pid)
 
     def _decoders(self) -> Iterator[int]:
-        for process in psutil.process_iter(["cmdline"]):
-            if any("semgen_pipelines.isolation" in word for word in process.info["cmdline"] or ()):
-                yield process.pid
+        for process in psutil.Process().children(recursive=True):  # Ray's workers are ours, and no other run's
+            with suppress(psutil.Error):
+                if any("semgen_pipelines.isolation" in word for word in process.cmdline()):
+                    yield process.pid
 
 
 def wait_for_volumes(lake: Lake, number: int) -> None:
