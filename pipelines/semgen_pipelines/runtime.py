@@ -109,7 +109,8 @@ def _in_use(folder: Path) -> bool:
     """Whether a process has a file open there: Ray's agents outlive a killed command by up to two minutes."""
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):  # it ended meanwhile, or is another user's
-            if os.readlink(descriptor).startswith(f"{folder}/"):
+            link = os.readlink(descriptor)
+            if link.startswith(f"{folder}/") and link != f"{folder}/{OWNER}":  # which we hold open ourselves
                 return True
     return False
 
