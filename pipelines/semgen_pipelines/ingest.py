@@ -25,7 +25,7 @@ from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item,
 from semgen_pipelines.manifest import Manifest, read_manifest
 from semgen_pipelines.runtime import ray_session
 from semgen_platform import ids
-from semgen_platform.errors import Busy, ConfigError, Incomplete, WrongKey
+from semgen_platform.errors import Busy, ConfigError, Incomplete
 from semgen_platform.formats.reader import CONVERTER_VERSION
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
@@ -33,7 +33,7 @@ from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
 from semgen_platform.lake.pending import commit_pending
 from semgen_platform.lake.tables import source_state
-from semgen_platform.privacy import Pseudonyms, key_fingerprint
+from semgen_platform.privacy import Pseudonyms
 from semgen_platform.progress import Progress
 from semgen_platform.volume import TEMPORARY_REASONS
 
@@ -86,7 +86,7 @@ def ingest(
     Incomplete (sources without an outcome after Ray's retries; run again).
     """
     started = time.monotonic()
-    _check_key(lake, key)
+    lake.check_key(key)
     items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
     run_id = ids.artefact_id(
         "ingest",
@@ -136,7 +136,7 @@ def dry_run(
     quiet: bool = False,
 ) -> DryRun:
     """What `ingest` would do with the same arguments; nothing is decoded or written. Raises WrongKey, InputError."""
-    _check_key(lake, key)
+    lake.check_key(key)
     items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
     known = _tables(lake).known
     before = [known[item.source_id, item.state] for item in items if (item.source_id, item.state) in known]
@@ -154,11 +154,6 @@ def dry_run(
         seconds=round(size / _bytes_per_second(lake), 1),
         reasons=dict(reasons.most_common()),
     )
-
-
-def _check_key(lake: Lake, key: bytes) -> None:
-    if key_fingerprint(key) != lake.key_fingerprint:
-        raise WrongKey(f"the key is not the one that lake {lake.uri} was made with; give that one by --key-file")
 
 
 def _bytes_per_second(lake: Lake) -> float:

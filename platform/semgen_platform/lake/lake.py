@@ -27,6 +27,7 @@ from semgen_platform.lake.query import Query, open_table, quoted, table_address,
 from semgen_platform.lake.selection import Scan
 from semgen_platform.lake.tables import DELTA_CONFIGURATION, KEYS, SCHEMAS, Row, key_of, schema_of, to_arrow
 from semgen_platform.lake.versions import LakeVersion, create_version, newest_number, read_version, version_numbers
+from semgen_platform.privacy import key_fingerprint
 from semgen_platform.storage import Storage
 
 FORMAT = 1
@@ -84,6 +85,11 @@ class Lake:
         self.lake_id: str = document["lake_id"]
         self.key_fingerprint: str = document["key_fingerprint"]
         self.version = shown.number
+
+    def check_key(self, key: bytes) -> None:
+        """Raises WrongKey unless it is the key that this lake's pseudonyms are made with."""
+        if key_fingerprint(key) != self.key_fingerprint:
+            raise WrongKey(f"the key is not the one that lake {self.uri} was made with; give that one by --key-file")
 
     def refresh(self) -> Lake:
         """The same lake at its newest version."""

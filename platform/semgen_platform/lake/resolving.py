@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from semgen_platform.errors import WrongKey
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
-from semgen_platform.privacy import Pseudonyms, key_fingerprint
+from semgen_platform.privacy import Pseudonyms
 
 
 def paths_of(lake: Lake, rows: Iterable[Mapping[str, Any]], folder: Path, key: bytes) -> dict[str, str]:
@@ -24,8 +23,7 @@ def paths_of(lake: Lake, rows: Iterable[Mapping[str, Any]], folder: Path, key: b
     folder : the SOURCE that was ingested, since a file is named by its path below that.  A series has the folder that
     its files share.  Raises WrongKey, InputError (no such folder).
     """
-    if key_fingerprint(key) != lake.key_fingerprint:
-        raise WrongKey(f"the key is not the one that lake {lake.uri} was made with; give that one by --key-file")
+    lake.check_key(key)
     wanted = {row["source_id"]: row["collection"] for row in rows}
     collections, pseudonyms = sorted(set(wanted.values())), Pseudonyms(key)
     found = {}
