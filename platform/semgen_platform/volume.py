@@ -39,7 +39,7 @@ FLAGS: tuple[str, ...] = (
 )  # fmt: skip
 
 TEMPORARY_REASONS = ("unreadable", "decoder_failed", "timed_out", "too_large")
-"""Refusals that may pass without a change of the file: a mount, a time limit, a machine with more memory. They are tried
+"""Refusals that may pass without a change of the file: a mount, a time limit, a larger machine. They are tried
 again at the next ingest, and withdraw no scan that was read from the same source before."""
 
 UNTRAINABLE_FLAGS = frozenset({"not_ct", "not_hu_like", "burned_in_hint"})
