@@ -7,9 +7,11 @@ Pixels are never touched here. Sources: DICOM PS3.4 annex B.5 (storage SOP class
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
+from semgen_platform.formats.bounded import read_dicom
 from semgen_platform.formats.place import Place, Validator
 from semgen_platform.formats.refusing import Refused, refusal, refused
 from semgen_platform.formats.splitting import Traits
@@ -88,13 +90,17 @@ class DicomObject:
         return "" if self.refusal is None else self.refusal.reasons[0]
 
 
-def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
-    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError."""
-    import pydicom
+def read_dataset(
+    place: Place, *, tags: list[str] | None = None, pixels: bool = False, stream: BinaryIO | None = None
+) -> Any:
+    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError.
 
+    stream : the file, where it is open already.
+    """
     try:
-        with place.open() as stream:
-            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+        with place.open() if stream is None else nullcontext(stream) as opened:
+            opened.seek(0)
+            return read_dicom(opened, pixels=pixels, tags=tags)
     except Refused:
         raise
     except OSError as error:
@@ -145,10 +151,10 @@ def _value(dataset: Any, keyword: str) -> Any:
         return None
 
 
-def read_object(place: Place, relative: tuple[str, ...], validator: Validator) -> DicomObject:
-    """The listing's record of one DICOM file; a header that cannot be parsed is refused in the record."""
+def read_object(place: Place, relative: tuple[str, ...], validator: Validator, stream: BinaryIO) -> DicomObject:
+    """The listing's record of one open DICOM file; a header that cannot be parsed is refused in the record."""
     try:
-        dataset = read_dataset(place, tags=LISTING_TAGS)
+        dataset = read_dataset(place, tags=LISTING_TAGS, stream=stream)
     except Refused as no:
         return DicomObject(place, relative, validator, "", "", None, no.refusal, Traits())
     patient_id = text(dataset, "PatientID")
