@@ -54,7 +54,8 @@ def folder(series: Any, tmp_path: Path) -> Path:
     for name, mode in (("p.tar.gz", "w:gz"), ("p.tar", "w")):
         with tarfile.open(root / name, mode) as tar:
             tar.add(root / "scan.nii.gz", "deep/scan.nii.gz")
-            tar.add(root / "dicom", "dicom")
+            tar.add(root / "z.mhd", "z.mhd")
+            tar.add(root / "m.raw", "m.raw")
     for name in STRANGE:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("x")
