@@ -97,8 +97,9 @@ def walk(root: Root) -> Iterator[Batch]:
             empty = False
             yield batch
     except remote.ServerGone:
+        named = root.address if root.required else "of a manifest"
         raise InputError(
-            f"source {root.address} cannot be listed: its server does not answer, or does not know the bucket; see "
+            f"source {named} cannot be listed: its server does not answer, or does not know the bucket; see "
             "that AWS_ENDPOINT_URL, the keys and the bucket's name are right, and run again"
         ) from None
     except FileNotFoundError:
