@@ -56,7 +56,7 @@ class Found:
         if isinstance(self.fetched, OSError):
             raise self.fetched
         if self.fetched is not None or (files.is_remote(self.place.path) and not self.place.member):
-            stream = self.fetched or remote.S3File(self.place.path, remote.HEAD_BYTES)
+            stream = remote.S3File(self.place.path, remote.HEAD_BYTES) if self.fetched is None else self.fetched
             return stream.validator, files.buffered(stream)
         return self.place.validator(), self.place.open()
 
@@ -118,6 +118,8 @@ def walk(root: Root) -> Iterator[Batch]:
 def _nothing(root: Root) -> str:
     if root.pattern:
         return f"source {root.address} matches no file; quote a glob, and see that files below {root.path} fit it"
+    if root.inside:
+        return f"source {root.address} does not exist: the archive has no such member"
     if files.is_remote(root.path):
         return f"source {root.address} holds no object; give a bucket and prefix of scans"
     return f"source {root.address} holds no file; give a folder of scans"
