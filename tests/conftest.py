@@ -36,4 +36,4 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         try:
             yield server
         finally:
-            server.stop()
+            server.kill()
