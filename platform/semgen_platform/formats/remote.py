@@ -110,8 +110,7 @@ def objects(url: str) -> Iterator[list[tuple[str, int]]]:
     import obstore
 
     bucket, prefix = parts_of(url)
-    with _requests():
-        pages = iter(obstore.list(_store(bucket), prefix=prefix or None, chunk_size=PAGE_KEYS))
+    pages = iter(obstore.list(_store(bucket), prefix=prefix or None, chunk_size=PAGE_KEYS))
     while True:
         with _requests():
             page = next(pages, None)
