@@ -43,8 +43,8 @@ RATIO_LIMIT, RATIO_FREE = 200, 2**32
 COPY_BYTES = 2**20
 ZIP_LIST_BYTES = 2**27
 """Of a zip's list of members: an entry takes 46 bytes and its name, and is many times as large in memory."""
-TEMPORARY_FREE = 2**30
-"""Bytes of the temporary folder that are left to others."""
+TEMPORARY_SHARE = 20
+"""Of the temporary folder a twentieth is left to others."""
 REMOTE_FRESH_S = 60.0
 """So long an archive of a bucket is taken to be what it was; if it is not, its stream says so."""
 GZIP_MAGIC = b"\x1f\x8b"
@@ -237,7 +237,6 @@ class _ListBounded:
         return self._read(size)
 
 
-
 def _check_names(names: list[str]) -> None:
     """In a zip nothing says which of two members with one name counts, and one of them would be lost."""
     if len(set(names)) < len(names):
@@ -320,7 +319,6 @@ def _open_tar(file: Any, stamp: int) -> _Opened:
     return _Opened(members, number, lambda n: _Part(file.fileno(), *places[n]), file.close)
 
 
-
 def _check_end(file: Any, offset: int) -> None:
     """A tar ends with blocks of zeros. tarfile stops as quietly at a damaged header or at the end of a cut file, and
     the slices behind it would be missed."""
@@ -354,7 +352,8 @@ def _plain_tar(file: BinaryIO, size: int, *, remote: bool) -> Any:
         plain = closing.enter_context(tempfile.TemporaryFile())
         reading: Any = closing.enter_context(gzip.GzipFile(fileobj=file)) if zipped else file
         while block := reading.read(COPY_BYTES):
-            if shutil.disk_usage(tempfile.gettempdir()).free < TEMPORARY_FREE:
+            disk = shutil.disk_usage(tempfile.gettempdir())
+            if disk.free < disk.total // TEMPORARY_SHARE:
                 raise OSError(errno.ENOSPC, "the temporary folder is full")
             inflated += plain.write(block)
             _check_growth(inflated, size)
@@ -362,7 +361,6 @@ def _plain_tar(file: BinaryIO, size: int, *, remote: bool) -> Any:
         file.close()
         closing.pop_all()
         return plain
-
 
 
 class _Part(io.RawIOBase):
