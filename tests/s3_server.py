@@ -69,8 +69,9 @@ class S3Server:
             self._process = subprocess.Popen(
                 [
                     binary, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-                    "-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256", "-master.telemetry=false",
-                    "-filer", "-s3", f"-s3.config={self.folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", *ports,
+                    "-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256",
+                    "-master.telemetry=false", "-filer", "-s3", f"-s3.config={self.folder / 's3.json'}",
+                    "-s3.port.iceberg=0", "-s3.port.lance=0", *ports,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
@@ -100,7 +101,7 @@ class S3Server:
 
     def make_bucket(self, name: str) -> str:
         """Its s3:// address. A bucket is a folder of the filer."""
-        request = urllib.request.Request(f"{self._filer}/buckets/{name}/", method="POST", data=b"")
+        request = urllib.request.Request(f"{self._filer}/buckets/{name}/", method="POST")
         with _opener().open(request, timeout=10):
             return f"s3://{name}"
 

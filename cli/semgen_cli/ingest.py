@@ -27,7 +27,9 @@ def ingest(
     collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
     manifest: Annotated[
         Path | None,
-        typer.Option("--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."),
+        typer.Option(
+            "--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")

@@ -190,10 +190,8 @@ def _items(
     manifests = [one for one in named if isinstance(one, Manifest)]
     if manifest_file is not None:
         manifests.append(read_manifest(str(manifest_file), [one for one in named if isinstance(one, str)]))
-    found = 0
     with Progress("ingest: listing, files", quiet=quiet) as progress:
-        for source in list_sources(*named, on_files=lambda count: progress.advance(count, f"sources={found}")):
-            found += 1
+        for source in list_sources(*named, on_files=progress.advance):
             row = next((row for m in manifests if (row := m.of(source.files)) is not None), ManifestRow())
             collection = row.collection or config.collection
             patient = (row.patient_id, "") if row.patient_id else source.patient

@@ -89,6 +89,7 @@ class Storage:
             for item in batch:
                 yield item["path"]
 
+
 @lru_cache(maxsize=64)
 def s3_store(url: str, *, patient: bool = True) -> Any:
     """The obstore store of an s3://bucket or s3://bucket/prefix; one a process and address, since it keeps connections.
@@ -115,4 +116,3 @@ def s3_store(url: str, *, patient: bool = True) -> Any:
             },
         },
     )
-

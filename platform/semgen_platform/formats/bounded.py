@@ -10,7 +10,7 @@ import io
 import zlib
 from typing import Any, BinaryIO
 
-from semgen_platform.formats.refusing import refused
+from semgen_platform.formats.refusing import Refused, refused
 
 HEADER_BYTES = 2**26
 """64 MiB: a hundred times the header of a long multi-frame object."""
@@ -43,10 +43,14 @@ class _Bounded:
         self._left -= len(data)
         self._reads += 1
         if self._left < 0:
-            raise refused("too_large", "the DICOM header is larger than is read", limit_bytes=HEADER_BYTES)
+            raise _too_large()
         if self._reads > HEADER_READS:
             raise refused("too_large", "the DICOM header has more elements than are read", limit=HEADER_READS)
         return data
+
+
+def _too_large() -> Refused:
+    return refused("too_large", "the DICOM header is larger than is read", limit_bytes=HEADER_BYTES)
 
 
 def read_dicom(stream: BinaryIO, *, pixels: bool, tags: list[str] | None) -> Any:
@@ -65,9 +69,12 @@ def read_dicom(stream: BinaryIO, *, pixels: bool, tags: list[str] | None) -> Any
     body = _inflated(stream, limit_bytes)
     plain = io.BytesIO(head.replace(DEFLATED_UID, EXPLICIT_UID) + body)
     try:
-        return _parsed(plain, limit_bytes, pixels, tags)
+        dataset = _parsed(plain, limit_bytes, pixels, tags)
     except _AsksForAll:
         raise refused("corrupt", "the DICOM header does not say clearly how it is encoded") from None
+    if limit_bytes is not None and len(body) > limit_bytes and plain.tell() >= len(head) + len(body):
+        raise _too_large()  # what was inflated ends before the pixels
+    return dataset
 
 
 def _parsed(stream: BinaryIO, limit_bytes: int | None, pixels: bool, tags: list[str] | None) -> Any:

@@ -51,7 +51,7 @@ class Manifest:
     def of(self, places: Sequence[Place]) -> ManifestRow | None:
         """The row of the first file, or of the nearest folder or archive above it that has one."""
         names = self._names(str(places[0]))
-        above = [name for name in names]
+        above = names
         while above:
             row = next((self._rows[name] for name in above if name in self._rows), None)
             if row is not None:
