@@ -100,7 +100,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         real = getattr(obstore, name)
 
         def counted(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
-            made.append(_name)
+            wanted = (options.get("options") or {}).get("range")
+            made.append(f"{_name} to the end" if isinstance(wanted, dict) else _name)
             return _real(*args, **options)
 
         monkeypatch.setattr(obstore, name, counted)
@@ -169,8 +170,8 @@ def test_listing_a_series_costs_one_small_request_a_slice(
     assert len(requests) <= 2 * 20
 
 
-def test_a_large_file_is_one_answer_however_large(tmp_path: Path, bucket: str, requests: list[str]) -> None:
-    hu = np.random.default_rng(0).normal(0, 300, (200, 200, 150)).astype(np.int16)  # 12 MB that hardly shrink
+def test_a_large_file_is_one_download_however_large(tmp_path: Path, bucket: str, requests: list[str]) -> None:
+    hu = np.random.default_rng(0).normal(0, 300, (160, 160, 100)).astype(np.int16)  # 5 MB that hardly shrink
     nibabel.save(nibabel.Nifti1Image(hu, np.diag([1.5, 1.5, 3, 1])), tmp_path / "a.nii.gz")
     put(f"{bucket}/large/a.nii.gz", (tmp_path / "a.nii.gz").read_bytes())
     (source,) = list_sources(f"{bucket}/large")
@@ -178,11 +179,12 @@ def test_a_large_file_is_one_answer_however_large(tmp_path: Path, bucket: str, r
     result = read_source(source)
     assert isinstance(result, Volume)
     assert np.array_equal(np.sort(result.voxels, axis=None), np.sort(hu, axis=None))
-    assert requests == ["get", "get"]
+    assert requests.count("get to the end") == 1
+    assert len(requests) <= 5  # header, compression, size, first window, rest
 
 
 def test_a_member_of_a_zip_is_read_without_the_rest_of_it(bucket: str, tmp_path: Path, requests: list[str]) -> None:
-    noise = np.random.default_rng(0).bytes(30_000_000)
+    noise = np.random.default_rng(0).bytes(8_000_000)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr("large.bin", noise)
         packed.writestr("small.txt", "x")

@@ -56,7 +56,12 @@ def _requests() -> Iterator[None]:
         raise PermissionError(errno.EACCES, "the server denies the object") from None
     except exceptions.PreconditionError:
         raise OSError(errno.ESTALE, "the object changed while it was read") from None
-    except exceptions.BaseError:
+    except exceptions.BaseError as error:
+        said = str(error)  # of a list request obstore makes no difference, but quotes the answer
+        if "NoSuchBucket" in said:
+            raise FileNotFoundError(errno.ENOENT, "no such bucket") from None
+        if "403 Forbidden" in said:
+            raise PermissionError(errno.EACCES, "the server denies the list") from None
         _Patience.lost = True
         raise ServerGone(errno.EIO, "the server does not answer") from None
     _Patience.lost = False
