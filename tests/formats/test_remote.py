@@ -51,8 +51,8 @@ def folder(series: Any, tmp_path: Path) -> Path:
         packed.write(root / "scan.nii.gz", "deep/scan.nii.gz")
         packed.write(root / "z.mhd", "z.mhd")
         packed.write(root / "m.raw", "m.raw")
-    for name, mode in (("p.tar.gz", "w:gz"), ("p.tar", "w")):
-        with tarfile.open(root / name, mode) as tar:
+    with tarfile.open(root / "p.tar.gz", "w:gz") as zipped, tarfile.open(root / "p.tar", "w") as plain:
+        for tar in (zipped, plain):
             tar.add(root / "scan.nii.gz", "deep/scan.nii.gz")
             tar.add(root / "z.mhd", "z.mhd")
             tar.add(root / "m.raw", "m.raw")
@@ -251,7 +251,7 @@ def test_a_download_outlasts_a_server_that_restarts(s3_server: Any, bucket: str)
     address = put(f"{bucket}/restart/bytes", data)
     with files.open_file(address) as stream:
         begun = stream.read(3_000_000)
-        s3_server.stop()
+        s3_server.kill()
         again = threading.Timer(20, s3_server.start)
         again.start()
         rest = stream.read()

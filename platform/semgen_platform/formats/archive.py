@@ -205,7 +205,7 @@ def _open_zip(stream: BinaryIO, size: int) -> _Opened:
     if not zipfile.is_zipfile(stream):
         raise refused("truncated", "the archive ends before its list of members")
     bounded = _ListBounded(stream)
-    file: Any = zipfile.ZipFile(bounded)  # type: ignore[arg-type]
+    file: Any = zipfile.ZipFile(bounded)
     bounded.limit = None
     if min((info.header_offset for info in file.infolist()), default=0):
         raise refused("corrupt", "the archive does not begin with its first member: another was put before it")

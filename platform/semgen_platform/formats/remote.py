@@ -182,8 +182,8 @@ class S3File(io.RawIOBase):
     def _get(self, options: dict[str, Any]) -> Any:
         import obstore
 
-        same = {} if self._tag is None else {"if_match": self._tag}
-        return obstore.get(_store(self._bucket), self._key, options={**options, **same})
+        pinned: Any = options if self._tag is None else {**options, "if_match": self._tag}
+        return obstore.get(_store(self._bucket), self._key, options=pinned)
 
     def readable(self) -> bool:
         return True

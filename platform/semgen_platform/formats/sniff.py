@@ -52,14 +52,14 @@ def list_sources(
     Raises InputError if a local one is missing, and, while it is walked, if one has no file, or a file that another has
     under the same name: a file is named by its path below what was given.
     """
-    opened = [read_manifest(fspath(one)) if _names_manifest(one) else one for one in given]
-    roots = [one.roots() if isinstance(one, Manifest) else [root_at(fspath(one))] for one in opened]
+    opened = [one if isinstance(one, Manifest) else _manifest_or_address(fspath(one)) for one in given]
+    roots = [one.roots() if isinstance(one, Manifest) else [root_at(one)] for one in opened]
     several = len(given) > 1 or any(isinstance(one, Manifest) for one in opened)
     return _sources(chain.from_iterable(roots), _Named() if several else None, on_files)
 
 
-def _names_manifest(one: str | PathLike[str] | Manifest) -> bool:
-    return not isinstance(one, Manifest) and is_manifest(fspath(one))
+def _manifest_or_address(address: str) -> Manifest | str:
+    return read_manifest(address) if is_manifest(address) else address
 
 
 def _sources(roots: Iterable[Root], named: _Named | None, on_files: Callable[[int], object]) -> Iterator[Source]:
