@@ -17,11 +17,19 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(help="Folders, archives or files: DICOM, NIfTI, NRRD, MetaImage.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, archives, files, quoted globs, s3://bucket/prefix, or a CSV or Parquet manifest of these."
+        ),
+    ],
     lake: common.LakeOption,
     collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", help="CSV with path, patient_id and label columns.")
+        Path | None,
+        typer.Option(
+            "--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")

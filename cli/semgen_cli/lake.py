@@ -126,7 +126,7 @@ def rejects(
     lake: common.LakeOption,
     collection: common.CollectionOption = None,
     resolve: Annotated[
-        Path | None, typer.Option("--resolve", help="The SOURCE that was ingested: print each refusal's path below it.")
+        str | None, typer.Option("--resolve", help="The SOURCE that was ingested: print each refusal's path below it.")
     ] = None,
     key_file: common.KeyFileOption = None,
     as_json: common.JsonOption = False,

@@ -51,6 +51,7 @@ class Item:
     source: Source
     source_id: str
     state: str
+    collection: str
     patient_id: str
     study_id: str
     series_id: str
@@ -131,7 +132,7 @@ class Converter:
         return {
             "source_id": item.source_id,
             "state": item.state,
-            "collection": self.config.collection,
+            "collection": item.collection,
             "kind": item.source.kind,
             "files": len(item.source.files),
             "slices": item.source.slices,

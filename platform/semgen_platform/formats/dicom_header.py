@@ -6,19 +6,25 @@ Source: DICOM PS3.10 section 7 (file format), PS3.5 section 6.2 (value represent
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, BinaryIO
 
+from semgen_platform.formats.bounded import read_dicom
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, refused
 
 
-def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
-    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError."""
-    import pydicom
+def read_dataset(
+    place: Place, *, tags: list[str] | None = None, pixels: bool = False, stream: BinaryIO | None = None
+) -> Any:
+    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError.
 
+    stream : the file, where it is open already.
+    """
     try:
-        with place.open() as stream:
-            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+        with place.open() if stream is None else nullcontext(stream) as opened:
+            opened.seek(0)
+            return read_dicom(opened, pixels=pixels, tags=tags)
     except Refused:
         raise
     except OSError as error:
