@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from semgen_platform import privacy
 from semgen_platform.formats.dicom_object import number, numbers, read_dataset, text, texts
+from semgen_platform.formats.dicom_privacy import HINT_TAGS, NAME_TAGS, names_in, shows_capture
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.formats.scaling import Stack, rescaled_slab
@@ -36,7 +37,7 @@ ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
 HEADER_TAGS = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "PixelPaddingValue", "BurnedInAnnotation", "ContrastBolusAgent", *ATTRIBUTE_TAGS.values(),
+    "PixelPaddingValue", "ContrastBolusAgent", *ATTRIBUTE_TAGS.values(), *HINT_TAGS, *NAME_TAGS,
 ]  # fmt: skip
 PIXEL_TAGS = [
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
@@ -60,6 +61,8 @@ class Slice:
     faults: tuple[Refusal, ...]
     attributes: dict[str, Any]
     burned_in: bool
+    kernel: str
+    """As found, only to be compared: whether it may leave the file is decided for `attributes`."""
 
 
 def read_series(files: Sequence[Place], *, min_slices: int) -> Volume:
@@ -138,7 +141,8 @@ def read_header(place: Place) -> Slice:
         padding=number(dataset, "PixelPaddingValue"),
         faults=tuple(_slice_faults(dataset)),
         attributes=_attributes(dataset),
-        burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
+        burned_in=shows_capture(dataset),
+        kernel="/".join(texts(dataset, "ConvolutionKernel")),
     )
 
 
@@ -161,7 +165,7 @@ def _attributes(dataset: Any) -> dict[str, Any]:
             found[name] = value
     if "ContrastBolusAgent" in dataset:
         found["contrast"] = text(dataset, "ContrastBolusAgent").upper() not in ("", "NONE", "NO")
-    return privacy.allowed(found)
+    return privacy.allowed(found, names_in(dataset))
 
 
 def _slice_faults(dataset: Any) -> list[Refusal]:
@@ -191,7 +195,7 @@ def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
     if 0 < without < len(slices):
         sentence = f"{without} of {len(slices)} slices have neither slope nor intercept, and the others have"
         faults.append(refusal("inconsistent_rescale", sentence, slices=len(slices), without=without))
-    kernels = {s.attributes["kernel"] for s in slices if "kernel" in s.attributes}
+    kernels = {s.kernel for s in slices if s.kernel}
     if len(kernels) > 1:
         sentence = f"the slices are of {len(kernels)} reconstruction kernels, and too few of one to be a volume"
         faults.append(refusal("ambiguous_split", sentence, kernels=len(kernels)))
