@@ -1,4 +1,4 @@
-"""De-identification in the manner of MIDI-B: identifiers planted wherever files have room, ingested by the real command.
+"""De-identification in the manner of MIDI-B: identifiers planted wherever files have room, then a real ingest.
 
     python benchmarks/bench_deidentification.py            written to benchmarks/results/deidentification.json
     python benchmarks/bench_deidentification.py --tiny     fewer files, prints only; the tests run it so
@@ -44,28 +44,37 @@ from pydicom.uid import UID
 
 from semgen_pipelines.runtime import ray_session
 from semgen_platform.geometry import affine_from
-from semgen_platform.lake.lake import open_lake
+from semgen_platform.lake.lake import create_lake, open_lake
+from semgen_platform.lake.lint_phi import lint
 from semgen_platform.phantom.dicom import DOSE, SCOUT, SERIES, Study, Syntax, write_study
 from semgen_platform.phantom.identity import Identity
+from semgen_platform.privacy import key_fingerprint
+from semgen_platform.privacy.canaries import Canaries
 from semgen_platform.volume import Volume
 
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+KEY = bytes(range(32))
 RESULTS = Path(__file__).resolve().parent / "results"
 SHAPE_ZYX, SPACING_XYZ_MM = (20, 36, 40), (0.75, 0.75, 2.5)
-SYLLABLES = "bra dor mel tis kan vor lum pes gar nil hov zet quil fam jor wex".split()
+SYLLABLES = words("bra dor mel tis kan vor lum pes gar nil hov zet quil fam jor wex")
 KANJI = "山田中村佐藤鈴木高橋渡辺伊東加清水林森池阿部石井川原島崎松本竹内"
 
-NAME_TAGS = (
+NAME_TAGS = words(
     "OtherPatientNames PatientBirthName PatientMotherBirthName PerformingPhysicianName NameOfPhysiciansReadingStudy "
     "PhysiciansOfRecord RequestingPhysician ScheduledPerformingPhysicianName ResponsiblePerson ConsultingPhysicianName "
     "NamesOfIntendedRecipientsOfResults PersonName HumanPerformerName VerifyingObserverName"
-).split()
-NUMBER_TAGS = (
+)
+NUMBER_TAGS = words(
     "OtherPatientIDs MedicalRecordLocator DeviceSerialNumber DetectorID GantryID AdmissionID ServiceEpisodeID StudyID "
     "RequestedProcedureID ScheduledProcedureStepID PerformedProcedureStepID FillerOrderNumberImagingServiceRequest "
     "PlacerOrderNumberImagingServiceRequest PatientTelephoneNumbers StationName PlateID CassetteID IssuerOfAdmissionID "
     "InterpretationID SpecimenAccessionNumber"
-).split()
-TEXT_TAGS = (
+)
+TEXT_TAGS = words(
     "InstitutionalDepartmentName InstitutionAddress AdmittingDiagnosesDescription SeriesDescription "
     "StudyDescription ProtocolName RequestedProcedureDescription PerformedProcedureStepDescription Occupation "
     "ResponsibleOrganization ContrastBolusAgent ReasonForStudy RequestingService PatientState "
@@ -73,11 +82,11 @@ TEXT_TAGS = (
     "DerivationDescription EthnicGroup RegionOfResidence CountryOfResidence BranchOfService MilitaryRank "
     "PatientReligiousPreference AcquisitionDeviceProcessingDescription RequestedContrastAgent "
     "CommentsOnThePerformedProcedureStep ImagingServiceRequestComments FrameComments"
-).split()
-DATE_TAGS = (
+)
+DATE_TAGS = words(
     "LastMenstrualDate PerformedProcedureStepStartDate ScheduledProcedureStepStartDate AdmittingDate SeriesDate "
     "DateOfLastCalibration ContentDate InstanceCreationDate ScheduledStudyStartDate CurveDate"
-).split()
+)
 UID_TAGS = ("FrameOfReferenceUID", "SynchronizationFrameOfReferenceUID", "IrradiationEventUID", "DeviceUID")
 TECHNICAL = [  # kernel, manufacturer, model, body part, kV, mA, mAs: what must be kept exactly
     ("B30f", "SIEMENS", "SOMATOM Definition AS+", "CHEST", 120.0, 250.0, 88.0),
@@ -90,7 +99,7 @@ CHARACTER_SETS = ("ISO_IR 192", "ISO_IR 100", ["", "ISO 2022 IR 87"], "ISO_IR 19
 
 @dataclass
 class Planted:
-    """Invented identifiers, each with where it was put; and what must be found in the lake, as (what, value) by path."""
+    """Invented identifiers, each with where it was put; and what must be found in the lake, {what: value} by path."""
 
     rng: np.random.Generator
     identifiers: dict[str, str] = field(default_factory=dict)
@@ -134,7 +143,7 @@ def ct_hu(seed: int) -> NDArray[np.int16]:
     rng = np.random.default_rng(seed)
     hu = rng.normal(-1000, 9, SHAPE_ZYX)
     hu[:, 6:30, 8:31] = rng.normal(45, 12, (20, 24, 23))
-    return np.rint(hu).astype(np.int16)
+    return np.rint(hu).clip(-1024).astype(np.int16)  # the writer of DICOM stores from -1024 on
 
 
 def identity(plan: Planted, kind: str, day: date) -> Identity:
@@ -175,8 +184,10 @@ def item(**values: Any) -> Dataset:
 def add_nested(dataset: Dataset, plan: Planted, kind: str) -> None:
     where = f"{kind} in sequence"
     code = item(CodeValue=plan.number(where), CodeMeaning=plan.text(where))
-    person = item(InstitutionName=plan.text(where), PersonIdentificationCodeSequence=[code], PersonAddress=plan.text(where),
-                  PersonTelephoneNumbers=plan.number(where))  # fmt: skip
+    person = item(
+        InstitutionName=plan.text(where), PersonAddress=plan.text(where), PersonTelephoneNumbers=plan.number(where),
+        PersonIdentificationCodeSequence=[code],
+    )  # fmt: skip
     modified = item(PatientName=plan.name(where), PatientID=plan.number(where), PatientBirthDate=plan.birthday(where))
     original = item(ModifiedAttributesSequence=[modified], SourceOfPreviousValues=plan.text(where))
     request = item(
@@ -273,7 +284,10 @@ def refuse_objects(folder: Path, plan: Planted) -> None:
             add_nested(dataset, plan, "refused DICOM")
             add_private(dataset, plan, "refused DICOM")
             where = "refused DICOM in content"
-            contents = [item(ValueType="PNAME", PersonName=plan.name(where)), item(ValueType="TEXT", TextValue=plan.text(where))]
+            contents = [
+                item(ValueType="PNAME", PersonName=plan.name(where)),
+                item(ValueType="TEXT", TextValue=plan.text(where)),
+            ]
             dataset.ContentSequence = Items([item(ValueType="CONTAINER", ContentSequence=contents)])
 
         spoil(path, plan, "refused DICOM file", change)
@@ -394,7 +408,10 @@ def write_archives(root: Path, plan: Planted, number: int) -> None:
         archive.writestr(f"{plan.number('archive member')}.txt", plan.text("archive member"))
     plan.kept[f"{path}/{inside}"] = {"voxels": digest(voxels), "spacing_z_mm": 2.5}
     with tarfile.open(root / f"{plan.number('file name')}.tar.gz", "w:gz") as tar:
-        for name, content in ((f"{plan.name('archive member')}.nii", other), (plan.number("archive member"), b"nothing")):
+        for name, content in (
+            (f"{plan.name('archive member')}.nii", other),
+            (plan.number("archive member"), b"nothing"),
+        ):
             member = tarfile.TarInfo(name)
             member.size, member.uname = len(content), plan.new("owner in archive", plan.word)
             tar.addfile(member, io.BytesIO(content))
@@ -410,7 +427,7 @@ def write_refused(root: Path, plan: Planted) -> None:
         "type.nrrd": ["NRRD0004", "type: {}", "dimension: 3", "sizes: 4 4 4", "encoding: {}", "endian: {}"],
         "file.nhdr": ["NRRD0004", "type: short", "dimension: 3", "sizes: 4 4 4", "encoding: raw", "data file: {}"],
         "type.mha": ["ObjectType = Image", "NDims = 3", "DimSize = 4 4 4", "BinaryData = True", "ElementType = {}"],
-        "file.mhd": ["ObjectType = Image", "NDims = 3", "DimSize = 4 4 4", "ElementType = MET_SHORT", "ElementDataFile = {}"],
+        "file.mhd": ["ObjectType = Image", "NDims = 3", "DimSize = 4 4 4", "ElementDataFile = {}"],
         "cut.nii": ["{}"],
         "cut.dcm": ["{}"],
     }.items():  # fmt: skip
@@ -466,7 +483,9 @@ def plain_text(folder: Path) -> Iterator[str]:
 
 def left_by_plain_search(plan: Planted, folders: list[Path]) -> set[str]:
     text = "\n".join(piece for folder in folders for piece in plain_text(folder))
-    spellings = {i: {i, i.replace("^", " "), i.replace("^", "_"), " ".join(i.split("^")[::-1])} for i in plan.identifiers}
+    spellings = {
+        i: {i, i.replace("^", " "), i.replace("^", "_"), " ".join(i.split("^")[::-1])} for i in plan.identifiers
+    }
     return {i for i, forms in spellings.items() if any(form.casefold() in text for form in forms)}
 
 
@@ -501,17 +520,17 @@ def kept_wrong(plan: Planted, lake_folder: Path, report: Path) -> Iterator[str]:
             yield "an interval between dates did not survive"
 
 
-def control_is_found(lake: Path, work: Path, canaries: Path, plan: Planted) -> bool:
+def control_is_found(lake: Path, copy: Path, plan: Planted) -> bool:
     """Whether both searches find an identifier that is put into a copy of the lake."""
-    copy = work / "control"
-    shutil.copytree(lake, copy / "lake")
+    shutil.copytree(lake, copy)
     control = next(text for text in plan.identifiers if "^" in text and text.isascii())
-    volume = next((copy / "lake/volumes").glob("*/*/*/zarr.json"))
+    volume = next((copy / "volumes").glob("*/*/*/zarr.json"))
     document = json.loads(volume.read_text())
     document["attributes"]["note"] = control.replace("^", " ")
     volume.write_text(json.dumps(document))
-    code, _ = command(copy, "lake", "lint-phi", "--lake", copy / "lake", "--canaries", canaries, "--json", "-q")
-    return code == 5 and control in left_by_plain_search(plan, [copy / "lake"])
+    found = lint(copy, [], Canaries([control]), quiet=True).found
+    where = volume.relative_to(copy).as_posix()
+    return [hit.where for hit in found] == [where] and control in left_by_plain_search(plan, [copy])
 
 
 def measure(size: int) -> dict[str, Any]:
@@ -521,27 +540,28 @@ def measure(size: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name, ray_session(None, needs={"ingest workers": 2}) as ray:
         work = Path(name)
         write_archive(work / "archive", plan, size)
-        (work / "key").write_bytes(bytes(range(32)))
         canaries, logs, lake = work / "canaries.txt", work / "logs", work / "lake"
         canaries.write_text("\n".join(plan.identifiers))
         logs.mkdir()
         session = Path(ray._private.worker._global_node.get_session_dir_path())
-        key = ("--key-file", work / "key")
-        command(logs, "lake", "init", "--lake", lake, *key)
+        (work / "key").write_bytes(KEY)
+        create_lake(str(lake), key_fingerprint=key_fingerprint(KEY))
         code, printed = command(
-            logs, "ingest", work / "archive", "--lake", lake, *key, "--dates", "shift", "--report", work / "report.csv",
-            "--address", ray.get_runtime_context().gcs_address, "-v", "--json",
+            logs, "ingest", work / "archive", "--lake", lake, "--key-file", work / "key", "--dates", "shift",
+            "--report", work / "report.csv", "--address", ray.get_runtime_context().gcs_address, "-v", "--json",
         )  # fmt: skip
         assert code == 0, (logs / "ingest.err").read_text()
         searched = time.monotonic()
-        code, lint = command(work, "lake", "lint-phi", logs, session, "--lake", lake, "--canaries", canaries, "--json", "-q")
+        code, said = command(
+            work, "lake", "lint-phi", logs, session, "--lake", lake, "--canaries", canaries, "--json", "-q"
+        )
         assert code in (0, 5), (work / "lint-phi.err").read_text()
         seconds = time.monotonic() - searched
-        texts, found = list(plan.identifiers), json.loads(lint)
+        texts, found = list(plan.identifiers), json.loads(said)
         places = {texts[hit["line"] - 1]: hit["where"] for hit in found["found"]}
         plain = left_by_plain_search(plan, [lake, logs, session])
         wrong = list(kept_wrong(plan, lake, work / "report.csv"))
-        control = control_is_found(lake, work, canaries, plan)
+        control = control_is_found(lake, work / "control", plan)
     left = [{"planted in": plan.identifiers[t], "found in": places.get(t, "plain decode")} for t in {*places, *plain}]
     left += [{"planted in": "to be kept", "found in": sentence} for sentence in wrong]
     kept = sum(len(values) for values in plan.kept.values()) + 2 * len(set(plan.patients.values())) + 1

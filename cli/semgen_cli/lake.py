@@ -220,7 +220,9 @@ def lint_phi(
     ]
     common.show(document, as_json=as_json, lines=lines)
     if result.found:
-        raise Damage(f"{len({f.line for f in result.found})} of {wanted.count} canaries were found; see the places above")
+        raise Damage(
+            f"{len({f.line for f in result.found})} of {wanted.count} canaries were found; see the places above"
+        )
     if result.unread:
         raise Incomplete(f"{len(result.unread)} files could not be searched through; no canary is in the others")
 

@@ -54,6 +54,7 @@ def test_hints_of_a_captured_screen_flag_the_scan_and_do_not_refuse_it(
     "tags",
     [
         {"BurnedInAnnotation": "NO", "RecognizableVisualFeatures": "NO", "ConversionType": ""},
+        {"ConversionType": "SYN"},
         {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]},
         {"ImageType": ["DERIVED", "SECONDARY", "MPR"]},
         {"ImageType": ["DERIVED", "PRIMARY", "AXIAL"]},
@@ -78,11 +79,14 @@ def test_an_overlay_in_one_slice_flags_the_scan(group: int, series: Any, read_on
     assert "burned_in_hint" in volume.flags
 
 
-def test_a_kernel_or_model_with_a_name_of_the_same_header_is_dropped(series: Any, read_one: Read, tmp_path: Path) -> None:
+def test_a_kernel_or_model_with_a_name_of_the_same_header_is_dropped(
+    series: Any, read_one: Read, tmp_path: Path
+) -> None:
     plain = {"ConvolutionKernel": "SHARP", "ManufacturerModelName": "Brilliance 64", "BodyPartExamined": "CHEST"}
     kept = read(series, read_one, tmp_path / "kept", **plain).attributes
     assert (kept["kernel"], kept["model"], kept["body_part"]) == ("SHARP", "Brilliance 64", "CHEST")
-    for number, named in enumerate(({"OperatorsName": "Sharp^Becky"}, {"OtherPatientIDs": ["x1", "SHARP"]})):
+    named_by: list[dict[str, Any]] = [{"OperatorsName": "Sharp^Becky"}, {"OtherPatientIDs": ["x1", "SHARP"]}]
+    for number, named in enumerate(named_by):
         found = read(series, read_one, tmp_path / str(number), **plain, **named).attributes
         assert "kernel" not in found
         assert found["model"] == "Brilliance 64"

@@ -38,7 +38,14 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     voxels = np.random.default_rng(0).normal(0, 300, (40, 40, 50)).astype(np.int16)
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     scan = write_volume(lake.root, Volume(voxels, affine, "CT"), "i1")
-    source = {"source_id": "q1", "state": "a", "scan_id": scan["scan_id"], "collection": "c", "patient_id": "p1", "flags": []}
+    source = {
+        "source_id": "q1",
+        "state": "a",
+        "scan_id": scan["scan_id"],
+        "collection": "c",
+        "patient_id": "p1",
+        "flags": [],
+    }
     lake.insert("sources", [source])
     lake.insert("scans", [scan])
     lake.commit("ingest", "i1")
@@ -118,8 +125,8 @@ def plant_in_json(root: Path, pattern: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["lake.json", "versions/1.json", "volumes/*/*/*/zarr.json", "volumes/*/*/*/0/zarr.json", "volumes/*/*/*/complete.json",
-     "runs/i2/0/pending/*.json", "tables/scans/_delta_log/*0.json"],
+    ["lake.json", "versions/1.json", "volumes/*/*/*/zarr.json", "volumes/*/*/*/0/zarr.json",
+     "volumes/*/*/*/complete.json", "runs/i2/0/pending/*.json", "tables/scans/_delta_log/*0.json"],
 )  # fmt: skip
 def test_a_name_in_a_document_of_the_lake_is_found(lake: Lake, pattern: str) -> None:
     plant_in_json(lake.root, pattern) if "_delta_log" not in pattern else the_file(lake.root, pattern).open("a").write(

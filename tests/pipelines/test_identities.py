@@ -1,4 +1,4 @@
-"""What an ingest keeps of persons: dates by rule, codes of what was done, and no word of theirs in lake, logs or Ray."""
+"""What an ingest keeps of persons: dates by rule, codes of what was done, no word of theirs in lake or Ray."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def place_z(row: dict[str, Any]) -> float:
 def test_shifted_dates_keep_a_patients_intervals_and_dropped_ones_nothing(
     archive: tuple[Path, list[Identity]], tmp_path: Path
 ) -> None:
-    root, visits = archive
+    root, _ = archive
     lake = create_lake(str(tmp_path / "lake"), key_fingerprint=key_fingerprint(KEY))
     dropped = ingested(lake, root)
     assert [row["attributes"]["deidentification_codes"] for row in dropped] == [["113100", "113105"]] * 3
@@ -88,12 +88,13 @@ def test_shifted_dates_keep_a_patients_intervals_and_dropped_ones_nothing(
 
 
 def test_no_word_of_a_person_reaches_lake_or_ray(archive: tuple[Path, list[Identity]], tmp_path: Path) -> None:
-    import ray
+    from ray._private import worker
 
+    node: Any = worker._global_node
     root, visits = archive
     lake = create_lake(str(tmp_path / "lake"), key_fingerprint=key_fingerprint(KEY))
     ingested(lake, root, dates="shift")
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    session = Path(node.get_session_dir_path())
     search = canaries(visits, root)
     assert lint(lake.root, [session], search, quiet=True).found == []
 

@@ -21,8 +21,8 @@ REAL_VALUES = [
 
 TYPED_VALUES = [
     "DOE^JANE", "Jane Doe", "Doe", "J O H N", "19700131", "1970-01-31", "31/01/1970", "31.01.70", "serial 123456",
-    "MRN-4711", "a@b.c", "x" * 65, "Müller", "a\nb", "B30f Doe", "SIEMENS of Doe", "CHEST of Jane Doe", "SOMATOM Doe 64",
-    "555-1234", "64", "", " ", "ZE8M30I", "Room 12, Dr. Smith",
+    "MRN-4711", "a@b.c", "x" * 65, "Müller", "a\nb", "B30f Doe", "SIEMENS of Doe", "CHEST of Jane Doe",
+    "SOMATOM Doe 64", "555-1234", "64", "", " ", "ZE8M30I", "Room 12, Dr. Smith",
 ]  # fmt: skip
 
 

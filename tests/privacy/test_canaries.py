@@ -22,8 +22,8 @@ def lines_in(data: bytes, *lines: str) -> set[int]:
 @pytest.mark.parametrize(
     "text",
     [
-        NAME, "brannoch^corisande", "BRANNOCH^CORISANDE", "Corisande Brannoch", "Brannoch, Corisande", "Brannoch Corisande",
-        "brannoch_corisande", "Corisande-Brannoch", "CorisandeBrannoch", "brannoch/corisande",
+        NAME, "brannoch^corisande", "BRANNOCH^CORISANDE", "Corisande Brannoch", "Brannoch, Corisande",
+        "Brannoch Corisande", "brannoch_corisande", "Corisande-Brannoch", "CorisandeBrannoch", "brannoch/corisande",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
@@ -51,13 +51,18 @@ def test_accents_are_found_in_other_character_sets_and_without_them(text: str, e
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
-    [("山田太郎花子", "iso2022_jp"), ("ヤマダタロウ", "shift_jis"), ("김희중희중", "euc_kr"), ("Люксембург", "iso8859-5"), ("王小东小明", "gb18030")],
+    [
+        ("山田太郎花子", "iso2022_jp"), ("ヤマダタロウ", "shift_jis"), ("김희중희중", "euc_kr"),
+        ("Люксембург", "iso8859-5"), ("王小东小明", "gb18030"),
+    ],
 )  # fmt: skip
 def test_names_in_the_character_sets_of_dicom_are_found(text: str, encoding: str) -> None:
     assert lines_in(b"before " + text.encode(encoding), text) == {1}
 
 
-@pytest.mark.parametrize("text", ["1970-01-31", "19700131", "31.01.1970", "01/31/1970", "19700131083000.5", "1970/01/31"])
+@pytest.mark.parametrize(
+    "text", ["1970-01-31", "19700131", "31.01.1970", "01/31/1970", "19700131083000.5", "1970/01/31"]
+)
 def test_a_date_is_found_in_other_notations(text: str) -> None:
     assert lines_in(f"born {text}".encode(), "19700131") == {1}
     assert lines_in(f"born {text}".encode(), "1970-01-31") == {1}
@@ -83,8 +88,8 @@ def test_what_lies_across_the_edge_of_a_block_is_found_wherever_it_lies(monkeypa
 
 def test_thousands_of_canaries_are_told_apart() -> None:
     rng = np.random.default_rng(0)
-    lines = ["".join(rng.choice(list("abcdefgh0123456789"), 12)) for _ in range(3000)]
-    planted = sorted(rng.choice(3000, 40, replace=False).tolist())
+    lines = ["".join(rng.choice(list("abcdefgh0123456789"), 12)) for _ in range(1000)]
+    planted = sorted(rng.choice(1000, 40, replace=False).tolist())
     text = " ".join(lines[n] for n in planted).encode()
     assert lines_in(text, *lines) == {n + 1 for n in planted}
 
@@ -92,8 +97,8 @@ def test_thousands_of_canaries_are_told_apart() -> None:
 def test_noise_and_tissue_hold_no_canary() -> None:
     rng = np.random.default_rng(1)
     search = Canaries([f"Name{n:04d}^Given{n:04d}" for n in range(500)] + ["abcdefgh", "19700131"])
-    assert search.find(rng.bytes(1 << 22), BINARY) == set()
-    tissue = rng.normal(90, 15, 1 << 21).astype("<i2")  # HU that read as letters in UTF-16
+    assert search.find(rng.bytes(1 << 20), BINARY) == set()
+    tissue = rng.normal(90, 15, 1 << 19).astype("<i2")  # HU that read as letters in UTF-16
     assert search.find(tissue.tobytes(), VOXELS) == set()
 
 

@@ -17,7 +17,19 @@ def test_both_notations_of_the_standard_are_read(text: str, found: date) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "2019", "20190230", "20191301", "2019-03-02", "19190302T", "Doe", "２０１９０３０２", "00000000", "20190302 "]
+    "text",
+    [
+        "",
+        "2019",
+        "20190230",
+        "20191301",
+        "2019-03-02",
+        "19190302T",
+        "Doe",
+        "\uff12\uff10\uff11\uff19\uff10\uff13\uff10\uff12",
+        "00000000",
+        "20190302 ",
+    ],
 )
 def test_what_is_no_date_is_none(text: str) -> None:
     assert privacy.parsed_date(text, NEWEST) is None

@@ -37,8 +37,12 @@ DATE_TAGS = {  # attribute: keywords, of which the first valid one counts
 }
 DATE_LENGTHS = (8, 10)  # YYYYMMDD at the front of a date or time of day, or YYYY.MM.DD
 
+CAPTURED = ("DV", "DI", "DF", "WSD", "SD", "SI", "DRW")
+"""Conversion Types of what was digitized, drawn, or taken off a workstation; SYN is computed, and old CT carries it."""
 CAPTURE_WORDS = ("SCREEN", "CAPTURE", "SNAPSHOT", "REPORT")
-RECONSTRUCTIONS = frozenset("AXIAL MPR REFORMATTED RESAMPLED VOLUME AVERAGE MAXIMUM MINIMUM MIP MINIP MIN_IP".split())
+RECONSTRUCTIONS = frozenset(
+    ("AXIAL", "MPR", "REFORMATTED", "RESAMPLED", "VOLUME", "AVERAGE", "MAXIMUM", "MINIMUM", "MIP", "MINIP", "MIN_IP")
+)
 """Further values of Image Type that say how a derived image was computed from slices, so that nobody captured it."""
 
 
@@ -56,7 +60,8 @@ def shows_capture(header: Any) -> bool:
     image_type = [value.upper() for value in texts(header, "ImageType")]
     return (
         "YES" in (text(header, "BurnedInAnnotation").upper(), text(header, "RecognizableVisualFeatures").upper())
-        or any(text(header, tag) for tag in ("ConversionType", "SecondaryCaptureDeviceManufacturer"))
+        or text(header, "ConversionType").upper() in CAPTURED
+        or bool(text(header, "SecondaryCaptureDeviceManufacturer"))
         or any(word in value for value in image_type for word in CAPTURE_WORDS)
         or (image_type[:2] == ["DERIVED", "SECONDARY"] and RECONSTRUCTIONS.isdisjoint(image_type[2:]))
         or _has_overlay(header)

@@ -72,12 +72,12 @@ def _is_allowed(name: str, value: Any, names: Collection[str]) -> bool:
     kind = ALLOWED_ATTRIBUTES.get(name)
     if kind is None or not isinstance(value, kind):
         return False
-    if kind is str:
+    if isinstance(value, str):
         rule = TEXT_RULES.get(name)
         return rule is not None and bool(PLAIN_TEXT.fullmatch(value)) and rule(value.casefold(), names)
-    if name in RANGES:
+    if isinstance(value, float):
         low, high = RANGES[name]
-        return bool(low < value <= high)
+        return low < value <= high
     return name == "source_ijk_to_lps_mm" or kind is bool
 
 

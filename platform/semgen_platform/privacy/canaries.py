@@ -24,6 +24,7 @@ SHORTEST = 4
 """Characters of a canary; a shorter one occurs by chance."""
 
 GRAM_BYTES = 4
+MOST_OFFSETS = 12  # at which the rarest group of a pattern is looked for
 HASH_BITS = 22  # a table of 4 MiB, which stays in the cache, for up to some hundred thousand patterns
 HASH_FACTOR = np.uint32(2654435761)  # Knuth's, odd and near 2^32 over the golden ratio
 BLOCK_BYTES = 1 << 24
@@ -97,7 +98,8 @@ class _Index:
         self._by_gram: dict[int, list[tuple[int, Pattern]]] = {}
         unique = {(p.data, p.hit.line): p for p in patterns if len(p.data) >= GRAM_BYTES}
         for pattern in unique.values():
-            grams = [_gram(pattern.data, offset) for offset in range(len(pattern.data) - GRAM_BYTES + 1)]
+            offsets = range(min(len(pattern.data) - GRAM_BYTES + 1, MOST_OFFSETS))
+            grams = [_gram(pattern.data, offset) for offset in offsets]
             offset = min(range(len(grams)), key=lambda n: len(self._by_gram.get(grams[n], ())))
             self._by_gram.setdefault(grams[offset], []).append((offset, pattern))
         self.longest = max((len(pattern.data) for pattern in unique.values()), default=0)

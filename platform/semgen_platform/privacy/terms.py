@@ -7,49 +7,54 @@ DICOM conformance statements and product pages give them.
 
 from __future__ import annotations
 
-BODY_PARTS = frozenset("""
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+BODY_PARTS = _words("""
     ABDOMEN ABDOMENPELVIS ABDOMINALAORTA ACJOINT ADRENAL ANKLE AORTA AORTICARCH APPENDIX ARM AXILLA BACK BILEDUCT
     BLADDER BRAIN BREAST BRONCHUS BUTTOCK CALCANEUS CALF CAROTID CEREBELLUM CERVIX CHEST CHESTABDOMEN CHESTABDPELVIS
-    CIRCLEOFWILLIS CLAVICLE COCCYX COLON CORONARYARTERY CSPINE CTSPINE DUODENUM EAR ELBOW ESOPHAGUS EXTREMITY EYE FACE
-    FEMUR FIBULA FINGER FOOT FOREARM GALLBLADDER HAND HEAD HEADNECK HEART HIP HUMERUS IAC ILEUM ILIUM JAW JEJUNUM KIDNEY
-    KNEE LARGEINTESTINE LARYNX LEG LIVER LSPINE LSSPINE LUNG MASTOID MAXILLA MEDIASTINUM MOUTH NASOPHARYNX NECK
-    NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE OPTICCANAL ORBIT OVARY PANCREAS PAROTID PATELLA PELVIS PHARYNX
-    PROSTATE RADIUS RADIUSULNA RECTUM RIB SCAPULA SCJOINT SELLA SESAMOID SHOULDER SIJOINT SKULL SMALLINTESTINE SPINE
-    SPLEEN SSPINE STERNUM STOMACH SUBMANDIBULAR TESTIS THIGH THUMB THYMUS THYROID TIBIA TIBIAFIBULA TLSPINE TMJ TOE
-    TONGUE TRACHEA TSPINE ULNA UPRURINARYTRACT URETER URETHRA UTERUS WHOLEBODY WRIST ZYGOMA
-""".split())  # fmt: skip
+    CIRCLEOFWILLIS CLAVICLE COCCYX COLON CORONARYARTERY CSPINE CTSPINE DUODENUM EAR ELBOW ESOPHAGUS EXTREMITY EYE
+    FACE FEMUR FIBULA FINGER FOOT FOREARM GALLBLADDER HAND HEAD HEADNECK HEART HIP HUMERUS IAC ILEUM ILIUM JAW
+    JEJUNUM KIDNEY KNEE LARGEINTESTINE LARYNX LEG LIVER LSPINE LSSPINE LUNG MASTOID MAXILLA MEDIASTINUM MOUTH
+    NASOPHARYNX NECK NECKCHEST NECKCHESTABDOMEN NECKCHESTABDPELV NOSE OPTICCANAL ORBIT OVARY PANCREAS PAROTID
+    PATELLA PELVIS PHARYNX PROSTATE RADIUS RADIUSULNA RECTUM RIB SCAPULA SCJOINT SELLA SESAMOID SHOULDER SIJOINT
+    SKULL SMALLINTESTINE SPINE SPLEEN SSPINE STERNUM STOMACH SUBMANDIBULAR TESTIS THIGH THUMB THYMUS THYROID TIBIA
+    TIBIAFIBULA TLSPINE TMJ TOE TONGUE TRACHEA TSPINE ULNA UPRURINARYTRACT URETER URETHRA UTERUS WHOLEBODY WRIST
+    ZYGOMA
+""")
 
-MAKERS = frozenset("""
+MAKERS = _words("""
     accuray anke canon carestream curvebeam elekta elscint epica fujifilm ge hitachi imatron imtec marconi mediso
-    minfound neurologica neusoft philips picker planmeca samsung shimadzu siemens sinovision sirona tomotherapy toshiba
-    uih united varian vatech wandong xoran
-""".split())  # fmt: skip
+    minfound neurologica neusoft philips picker planmeca samsung shimadzu siemens sinovision sirona tomotherapy
+    toshiba uih united varian vatech wandong xoran
+""")
 
-COMPANY_WORDS = frozenset("""
+COMPANY_WORDS = _words("""
     a ag and b beijing best care co company corp corporation ct diagnostic diagnostics division electric electron
     electronics equipment general gmbh group health healthcare healthineers holdings imaging inc incorporated
     instruments international kg limited llc ltd mec medical nl of shanghai shenzhen solutions systems technologies
     technology the v
-""".split())  # fmt: skip
+""")
 
-KERNEL_WORDS = frozenset("""
-    abdomen adaptive angio asir axial body bone boneplus brain cardiac chest chst contour convolution detail detl dental
-    ear edge enhanced extra extremity filter fine general head heart hd high hr idose imr infant inner iterative kernel
-    large liver low lung mediastinum medium none normal osteo pediatric plus purpose quantitative recon res resolution
-    sharp sinus small smooth soft spine standard std stnd ultra uhr vascular veo very vsharp vsoft ydetail ysharp
-""".split())  # fmt: skip
+KERNEL_WORDS = _words("""
+    abdomen adaptive angio asir axial body bone boneplus brain cardiac chest chst contour convolution dental detail
+    detl ear edge enhanced extra extremity filter fine general hd head heart high hr idose imr infant inner
+    iterative kernel large liver low lung mediastinum medium none normal osteo pediatric plus purpose quantitative
+    recon res resolution sharp sinus small smooth soft spine standard std stnd uhr ultra vascular veo very vsharp
+    vsoft ydetail ysharp
+""")
 
-MODEL_WORDS = frozenset("""
-    9800 8800 8000 7500
-    access activion ace act advantage airo alexion all alpha anatom apex aquilion as ascend asteion aura
-    balance big biograph bodytom bold bore brightspeed brightview brilliance cardiac cartesion celesteion ceretom cite
-    classic confidence core ct cxl definition discovery drive dual duo eclos edge edition elite emotion epoch essence
-    evo exceed expert excel flash force frontier gemini genesis glory go grande gsi gxl hd hirez hispeed horizon i ict
-    idt incisive infinia ingenuity insight intevo iq iqon lb light lightning lightspeed ls lx maxima max mct mi mx
-    naeotom
-    neuviz now nx omnitom oncology one open optima peak perspective plus power precedence precision presto prime pro
-    prospeed qx quadra quick rhapsode revolution robusto rt rx rxl scan scenaria scintcare scope secura select sensation
-    serve sim smile somatom somaris sp speed spectral spirit st start ste super supria symbia synergy tf tof tomograph
-    tomoscan top truepoint turbo twin uct ultra umi up vct vereos view vision volume wave x xpress xt xtra xvigor
-    xvision zoom
-""".split())  # fmt: skip
+MODEL_WORDS = _words("""
+    7500 8000 8800 9800 access ace act activion advantage airo alexion all alpha anatom apex aquilion as ascend
+    asteion aura balance big biograph bodytom bold bore brightspeed brightview brilliance cardiac cartesion
+    celesteion ceretom cite classic confidence core ct cxl definition discovery drive dual duo eclos edge edition
+    elite emotion epoch essence evo exceed excel expert flash force frontier gemini genesis glory go grande gsi gxl
+    hd hirez hispeed horizon i ict idt incisive infinia ingenuity insight intevo iq iqon lb light lightning
+    lightspeed ls lx max maxima mct mi mx naeotom neuviz now nx omnitom oncology one open optima peak perspective
+    plus power precedence precision presto prime pro prospeed quadra quick qx revolution rhapsode robusto rt rx rxl
+    scan scenaria scintcare scope secura select sensation serve sim smile somaris somatom sp spectral speed spirit
+    st start ste super supria symbia synergy tf tof tomograph tomoscan top truepoint turbo twin uct ultra umi up vct
+    vereos view vision volume wave x xpress xt xtra xvigor xvision zoom
+""")
