@@ -233,7 +233,8 @@ def write_series(root: Path, plan: Planted, number: int) -> None:
         add_private(common, plan, "DICOM")
         common.SeriesInstanceUID, common.StudyInstanceUID = plan.uid("DICOM UIDs"), plan.uid("DICOM UIDs")
         if charset == CHARACTER_SETS[2]:
-            common.OtherPatientNames = f"Sei^Mei={plan.kanji('DICOM not ASCII')}^{plan.kanji('DICOM not ASCII')}"
+            written = f"Sei^Mei={plan.kanji('DICOM not ASCII')}^{plan.kanji('DICOM not ASCII')}"
+            common.OtherPatientNames = [*common.OtherPatientNames, written]
         common.ConvolutionKernel, common.Manufacturer, common.ManufacturerModelName = technical[:3]
         common.BodyPartExamined, common.KVP = technical[3:5]
         common.XRayTubeCurrent, common.Exposure = int(technical[5]), int(technical[6])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from semgen_platform.formats.dicom_privacy import dates_of
+from semgen_platform.formats.dicom_privacy import dates_of, names_in, shows_capture
 from semgen_platform.formats.place import Place
 from semgen_platform.volume import Refusal, Volume
 
@@ -137,3 +137,12 @@ def test_invalid_dates_are_dropped_and_raise_nothing(text: str, series: Any, tmp
 def test_dates_of_a_file_that_is_none_are_none(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"no DICOM")
     assert dates_of(Place(str(tmp_path / "a")), TODAY) == dates_of(Place(str(tmp_path / "absent")), TODAY) == {}
+
+
+def test_the_headers_of_frames_are_read_as_those_of_files() -> None:
+    """Frames of a multi-frame object come as keyword and value."""
+    assert {"sharp", "becky", "x77"} <= names_in({"PatientName": "Sharp^Becky", "OtherPatientIDs": ["x77", "y88"]})
+    assert names_in({}) == frozenset()
+    assert shows_capture({"OverlayRows": 512})
+    assert shows_capture({"ImageType": ["DERIVED", "SECONDARY"]})
+    assert not shows_capture({"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"]})

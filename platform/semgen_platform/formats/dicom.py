@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from semgen_platform import privacy
 from semgen_platform.formats.dicom_object import number, numbers, read_dataset, text, texts
-from semgen_platform.formats.dicom_privacy import HINT_TAGS, NAME_TAGS, names_in, shows_capture
+from semgen_platform.formats.dicom_privacy import TAGS as PRIVACY_TAGS
+from semgen_platform.formats.dicom_privacy import names_in, shows_capture
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, combined, refusal, refused
 from semgen_platform.formats.scaling import Stack, rescaled_slab
@@ -37,7 +38,7 @@ ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
 HEADER_TAGS = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "PixelPaddingValue", "ContrastBolusAgent", *ATTRIBUTE_TAGS.values(), *HINT_TAGS, *NAME_TAGS,
+    "PixelPaddingValue", "ContrastBolusAgent", *ATTRIBUTE_TAGS.values(), *PRIVACY_TAGS,
 ]  # fmt: skip
 PIXEL_TAGS = [
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",

@@ -6,30 +6,37 @@ E.1-1 (what identifies), PS3.3 C.7.6.1 (General Image), C.8.6.1 (SC Equipment), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from functools import lru_cache
 from typing import Any
 
 from semgen_platform import privacy
-from semgen_platform.formats.dicom_object import read_dataset, text, texts
+from semgen_platform.formats.dicom_object import read_dataset, text
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, quiet_libraries
 
-NAME_TAGS = [
-    "PatientName", "PatientID", "IssuerOfPatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName",
-    "PatientMotherBirthName", "PatientAddress", "ResponsiblePerson", "ResponsibleOrganization", "MedicalRecordLocator",
-    "AdmissionID", "AccessionNumber", "StudyID", "InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName",
-    "ReferringPhysicianName", "PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "PhysiciansOfRecord",
-    "RequestingPhysician", "ConsultingPhysicianName", "OperatorsName",
-]  # fmt: skip
-"""Of persons and institutions; the station is left out, since it is often called after its model."""
+NAMES = {
+    "PatientName": 0x00100010, "PatientID": 0x00100020, "IssuerOfPatientID": 0x00100021,
+    "OtherPatientIDs": 0x00101000, "OtherPatientNames": 0x00101001, "PatientBirthName": 0x00101005,
+    "PatientMotherBirthName": 0x00101060, "PatientAddress": 0x00101040, "ResponsiblePerson": 0x00102297,
+    "ResponsibleOrganization": 0x00102299, "MedicalRecordLocator": 0x00101090, "AdmissionID": 0x00380010,
+    "AccessionNumber": 0x00080050, "StudyID": 0x00200010, "InstitutionName": 0x00080080,
+    "InstitutionAddress": 0x00080081, "InstitutionalDepartmentName": 0x00081040, "ReferringPhysicianName": 0x00080090,
+    "PerformingPhysicianName": 0x00081050, "NameOfPhysiciansReadingStudy": 0x00081060,
+    "PhysiciansOfRecord": 0x00081048, "RequestingPhysician": 0x00321032, "ConsultingPhysicianName": 0x0008009C,
+    "OperatorsName": 0x00081070,
+}  # fmt: skip
+"""Of persons and institutions: keyword and tag. The station is left out, since it is often called after its model."""
 
-OVERLAY_ROWS = [f"{group:04X}0010" for group in range(0x6000, 0x6020, 2)]
-HINT_TAGS = [
-    "ImageType", "BurnedInAnnotation", "RecognizableVisualFeatures", "ConversionType",
-    "SecondaryCaptureDeviceManufacturer", *OVERLAY_ROWS,
-]  # fmt: skip
+HINTS = {
+    "ImageType": 0x00080008, "BurnedInAnnotation": 0x00280301, "RecognizableVisualFeatures": 0x00280302,
+    "ConversionType": 0x00080064, "SecondaryCaptureDeviceManufacturer": 0x00181016,
+}  # fmt: skip
+OVERLAY_ROWS = frozenset(range(0x60000010, 0x60200010, 0x20000))
+
+TAGS = [f"{tag:08X}" for tag in (*NAMES.values(), *HINTS.values(), *sorted(OVERLAY_ROWS))]
+"""What must be read of a header for both functions; numbers, since pydicom takes long to look up keywords."""
 
 DATE_TAGS = {  # attribute: keywords, of which the first valid one counts
     "study_date": ("StudyDate",),
@@ -52,20 +59,13 @@ def names_in(header: Any) -> frozenset[str]:
     header : a pydicom dataset, or keyword to value.  Values are compared as bytes, since only plain words can occur in
     what is compared with them, and decoding them would take as long as the rest of the header.
     """
-    return frozenset[str]().union(*(_words(raw) for tag in NAME_TAGS if (raw := _raw(header, tag))))
+    return frozenset[str]().union(*(_words(value) for value in _raw(header, NAMES) if value))
 
 
 def shows_capture(header: Any) -> bool:
     """Whether there is a hint that text, a face or a drawing is part of the picture, or lies over it."""
-    image_type = [value.upper() for value in texts(header, "ImageType")]
-    return (
-        "YES" in (text(header, "BurnedInAnnotation").upper(), text(header, "RecognizableVisualFeatures").upper())
-        or text(header, "ConversionType").upper() in CAPTURED
-        or bool(text(header, "SecondaryCaptureDeviceManufacturer"))
-        or any(word in value for value in image_type for word in CAPTURE_WORDS)
-        or (image_type[:2] == ["DERIVED", "SECONDARY"] and RECONSTRUCTIONS.isdisjoint(image_type[2:]))
-        or _has_overlay(header)
-    )
+    has_overlay = "OverlayRows" in header if isinstance(header, Mapping) else not OVERLAY_ROWS.isdisjoint(header.keys())
+    return has_overlay or _is_capture(*_raw(header, HINTS))
 
 
 def dates_of(place: Place, newest: date) -> dict[str, date]:
@@ -85,20 +85,34 @@ def _first_date(header: Any, tags: tuple[str, ...], newest: date) -> date | None
     return next((found for value in said if (found := privacy.parsed_date(value, newest)) is not None), None)
 
 
-def _has_overlay(header: Any) -> bool:
-    if isinstance(header, Mapping):
-        return "OverlayRows" in header
-    return any(int(tag, 16) in header for tag in OVERLAY_ROWS)
-
-
-def _raw(header: Any, tag: str) -> bytes:
-    element = header.get(tag) if isinstance(header, Mapping) else header.get_item(tag)
-    value = getattr(element, "value", element)
-    if value is None or isinstance(value, bytes):
-        return value or b""
-    return str(value).encode()
+def _raw(header: Any, tags: Mapping[str, int]) -> Iterator[bytes]:
+    """The bytes of each value, empty where it is absent."""
+    for keyword, tag in tags.items():
+        element = header.get(keyword) if isinstance(header, Mapping) else header.get_item(tag)
+        value = getattr(element, "value", element)
+        if value is None or isinstance(value, bytes):
+            yield value or b""
+        else:
+            yield (value if isinstance(value, str) else "\\".join(map(str, value))).encode()
 
 
 @lru_cache(maxsize=4096)
-def _words(raw: bytes) -> frozenset[str]:
-    return privacy.words_in(raw.decode("ascii", "replace"))
+def _words(value: bytes) -> frozenset[str]:
+    return privacy.words_in(value.decode("ascii", "replace"))
+
+
+@lru_cache(maxsize=256)
+def _is_capture(image_type: bytes, burned_in: bytes, recognizable: bytes, conversion: bytes, device: bytes) -> bool:
+    """The hints of one header, in the order of HINTS; the slices of a series mostly say the same."""
+    kinds = [_code(value) for value in image_type.split(b"\\")]
+    return (
+        "YES" in (_code(burned_in), _code(recognizable))
+        or _code(conversion) in CAPTURED
+        or bool(_code(device))
+        or any(word in kind for kind in kinds for word in CAPTURE_WORDS)
+        or (kinds[:2] == ["DERIVED", "SECONDARY"] and RECONSTRUCTIONS.isdisjoint(kinds[2:]))
+    )
+
+
+def _code(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip(" \0").upper()
