@@ -46,6 +46,10 @@ def ingest(
     patient_namespace: Annotated[
         str, typer.Option("--patient-namespace", help="Keeps equal patient numbers of two hospitals apart.")
     ] = "",
+    dates: Annotated[
+        Literal["drop", "shift"],
+        typer.Option("--dates", help="Drop DICOM dates, or keep them moved back by days of the patient's own."),
+    ] = "drop",
     max_rejects: Annotated[
         str | None, typer.Option("--max-rejects", help="More refusals than N or P% end with exit code 4.")
     ] = None,
@@ -83,6 +87,7 @@ def ingest(
         min_slices=min_slices,
         patient_from=patient_from,
         patient_namespace=patient_namespace,
+        dates=dates,
         time_limit_s=time_limit,
     )
     key = load_key(key_file, lake_is_local=True)

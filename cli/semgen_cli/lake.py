@@ -212,6 +212,47 @@ def report(
     common.show(asdict(summary), as_json=as_json)
 
 
+@lake.command()
+def lint_phi(
+    lake: common.LakeOption,
+    canaries: Annotated[
+        Path, typer.Option("--canaries", help="Text file of names, numbers and dates, one a line, to look for.")
+    ],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Logs, reports and folders to search too.")
+    ] = None,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
+    """Search everything in a lake for strings that must not be there; exit code 5 if one is found.
+
+    Example: semgen-platform lake lint-phi --canaries names.txt --lake ./lake
+
+    Places are told with the line of the canary; the canary itself is never printed.
+    """
+    common.set_up(verbose=verbose, quiet=quiet)
+    from semgen_platform.errors import Damage, Incomplete
+    from semgen_platform.lake.lake import open_lake
+    from semgen_platform.lake.lint_phi import lint, read_canaries
+
+    wanted = read_canaries(canaries)
+    result = lint(open_lake(lake).root, paths or [], wanted, quiet=quiet)
+    document = {"canaries": wanted.count, **asdict(result)}
+    lines = [
+        *(common.table(document["found"], ("line", "form", "where")) if result.found else []),
+        *(f"not searched through: {where}" for where in result.unread),
+        f"{len(result.found)} places hold a canary; {wanted.count} canaries, {result.files} files searched",
+    ]
+    common.show(document, as_json=as_json, lines=lines)
+    if result.found:
+        raise Damage(
+            f"{len({f.line for f in result.found})} of {wanted.count} canaries were found; see the places above"
+        )
+    if result.unread:
+        raise Incomplete(f"{len(result.unread)} files could not be searched through; no canary is in the others")
+
+
 def _counted(title: str, counts: dict[str, int]) -> list[str]:
     return (
         ["", *common.table([{title: name, "count": n} for name, n in counts.items()], (title, "count"))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +15,13 @@ from pydantic import Field
 
 from semgen_pipelines.isolation import Crashed, Isolated, TimedOut
 from semgen_platform.config import Config
+from semgen_platform.formats.dicom_privacy import dates_of
 from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.pending import write_pending
 from semgen_platform.lake.tables import SCHEMAS
 from semgen_platform.lake.volumes import write_volume
+from semgen_platform.privacy import method_codes, shifted_dates
 from semgen_platform.volume import Refusal, Volume
 
 ATTEMPT = "0"  # ingest never starts over: an attempt ends when every source has an outcome
@@ -40,6 +43,8 @@ class IngestConfig(Config):
     """For sources that name no patient: file, folder, or a regular expression with one group over the path."""
     patient_namespace: str = ""
     """Prefix that keeps the patient numbers of two hospitals apart where DICOM gives no issuer."""
+    dates: Literal["drop", "shift"] = "drop"
+    """Dates of a DICOM source: left out, or kept and moved back by a number of days of the patient's own."""
     time_limit_s: float = Field(900.0, gt=0)
     """Longest time for one source; then it is refused as timed_out. It changes no volume."""
 
@@ -57,6 +62,8 @@ class Item:
     series_id: str
     patient_known: bool
     labels: Mapping[str, str]
+    days_back: int = 0
+    """How far the patient's dates are moved; 0 where they are dropped."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,10 @@ class Converter:
         source = {
             **self._common(item),
             **{name: value for name, value in volume.attributes.items() if name in columns},
-            "attributes": {name: value for name, value in volume.attributes.items() if name not in columns},
+            "attributes": {
+                **{name: value for name, value in volume.attributes.items() if name not in columns},
+                **self._deidentified(item),
+            },
             "scan_id": scan["scan_id"],
             "patient_id": item.patient_id,
             "study_id": item.study_id,
@@ -127,6 +137,15 @@ class Converter:
             bytes_stored=scan["bytes"],
         )
         return {"sources": [source], "scans": [scan]}, outcome
+
+    def _deidentified(self, item: Item) -> dict[str, Any]:
+        """Codes of what was done to a DICOM source's identity, and its dates where they are kept."""
+        if item.source.kind != "dicom":
+            return {}
+        shift = self.config.dates == "shift"
+        newest = datetime.now(UTC).date() + timedelta(days=1)  # it is tomorrow already somewhere
+        dates = shifted_dates(dates_of(item.source.files[0], newest), item.days_back) if shift else {}
+        return {"deidentification_codes": method_codes(dates_shifted=shift), **dates}
 
     def _common(self, item: Item) -> dict[str, Any]:
         return {
@@ -181,7 +200,7 @@ class ConvertSource:
 
 def reading_options(config: IngestConfig) -> dict[str, Any]:
     """The options that change what a source becomes, and with them its state."""
-    return {"min_slices": config.min_slices, "geometry": config.geometry}
+    return {"min_slices": config.min_slices, "geometry": config.geometry, "dates": config.dates}
 
 
 def all_flags(of_voxels: Sequence[str], of_source: Sequence[str]) -> tuple[str, ...]:

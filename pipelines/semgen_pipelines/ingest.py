@@ -196,19 +196,29 @@ def _items(
             row = next((row for m in manifests if (row := m.of(source.files)) is not None), ManifestRow())
             collection = row.collection or config.collection
             patient = (row.patient_id, "") if row.patient_id else source.patient
+            patient_id, days_back = _pseudonym(pseudonyms, config, collection, source, patient)
             yield Item(
                 source=replace(source, patient=None, study_uid=None, series_uid=None, name_parts=()),
                 source_id=pseudonyms.source(collection, source.name_parts),
                 state=source_state(source.state(), CONVERTER_VERSION, reading_options(config)),
                 collection=collection,
-                patient_id=pseudonyms.patient(patient)
-                if patient is not None
-                else pseudonyms.unknown_patient(collection, _patient_from(config.patient_from, source)),
+                patient_id=patient_id,
                 study_id=pseudonyms.study(source.study_uid) if source.study_uid else "",
                 series_id=pseudonyms.series(source.series_uid) if source.series_uid else "",
                 patient_known=patient is not None,
                 labels=dict(row.labels),
+                days_back=days_back if config.dates == "shift" else 0,
             )
+
+
+def _pseudonym(
+    pseudonyms: Pseudonyms, config: IngestConfig, collection: str, source: Source, patient: tuple[str, str] | None
+) -> tuple[str, int]:
+    """(pseudonym, days that dates move back) of whoever a source shows. Raises ConfigError for a bad --patient-from."""
+    if patient is not None:
+        return pseudonyms.patient(patient), pseudonyms.days_back(patient)
+    parts = _patient_from(config.patient_from, source)
+    return pseudonyms.unknown_patient(collection, parts), pseudonyms.unknown_days_back(collection, parts)
 
 
 def _patient_from(rule: str, source: Source) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ def test_noisy_air_in_the_corners_is_no_padding(series: Any, read_one: Read, tmp
 
 def test_only_listed_attributes_leave_the_header(series: Any, read_one: Read, tmp_path: Path) -> None:
     def described(n: int, dataset: Any) -> None:
-        dataset.ConvolutionKernel, dataset.Manufacturer, dataset.ManufacturerModelName = "B30f", "ACME", "Scan 64"
+        dataset.ConvolutionKernel, dataset.Manufacturer, dataset.ManufacturerModelName = "B30f", "SIEMENS", "Emotion 16"
         dataset.KVP, dataset.Exposure, dataset.BodyPartExamined = 120, 90, "CHEST"
         dataset.ContrastBolusAgent = "CANARY iodine 300"
         dataset.SeriesDescription = dataset.InstitutionName = dataset.StationName = "CANARY"
@@ -194,7 +194,7 @@ def test_only_listed_attributes_leave_the_header(series: Any, read_one: Read, tm
     volume = volume_of(read_one(series(edit=described).write(tmp_path)))
     found = {k: v for k, v in volume.attributes.items() if k != "source_ijk_to_lps_mm"}
     assert found == {
-        "kernel": "B30f", "manufacturer": "ACME", "model": "Scan 64", "kvp": 120.0, "exposure_mas": 90.0,
+        "kernel": "B30f", "manufacturer": "SIEMENS", "model": "Emotion 16", "kvp": 120.0, "exposure_mas": 90.0,
         "body_part": "CHEST", "contrast": True, "slice_thickness_mm": 9.9, "orientation": "LPS", "verdict": "ok",
         "steps_mm": [2.5, 2.5, 2.5],
     }  # fmt: skip
