@@ -25,13 +25,13 @@ from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item,
 from semgen_pipelines.manifest import Manifest, read_manifest
 from semgen_pipelines.runtime import ray_session
 from semgen_platform import ids
-from semgen_platform.errors import Busy, ConfigError, Incomplete
+from semgen_platform.errors import Busy, ConfigError, Incomplete, StorageError
 from semgen_platform.formats.reader import CONVERTER_VERSION
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
-from semgen_platform.lake.pending import commit_pending
+from semgen_platform.lake.pending import commit_pending, runs_with_pending
 from semgen_platform.lake.tables import source_state
 from semgen_platform.privacy import Pseudonyms
 from semgen_platform.progress import Progress
@@ -169,9 +169,8 @@ def _bytes_per_second(lake: Lake) -> float:
 
 def _commit_left_over(lake: Lake, run_id: str) -> None:
     """Commit the pending rows of this and of other ingests that were killed; those of a live one are its own."""
-    for folder in sorted((lake.root / "runs").glob(f"i*/{ATTEMPT}/pending")):
-        other = folder.parent.parent.name
-        if not any(folder.glob("*.json")):
+    for other in runs_with_pending(lake):
+        if not other.startswith("i"):
             continue
         try:
             with nullcontext() if other == run_id else hold(lake.storage, other):
@@ -291,13 +290,15 @@ def _convert(
         )
         outcomes = sources.map(
             ConvertSource,
-            fn_constructor_args=(str(lake.root), run_id, config),
+            fn_constructor_args=(lake.uri, run_id, config),
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
         )
         waiting, committed = 0, time.monotonic()
         for row in outcomes.iter_rows():
-            outcome: Outcome = row["outcome"]
+            outcome: Outcome | StorageError = row["outcome"]
+            if isinstance(outcome, StorageError):
+                raise outcome
             yield outcome
             progress.advance()
             waiting += 1
