@@ -119,15 +119,17 @@ class Storage:
             raise InputError(
                 f"address {uri} has the unknown scheme {parsed.scheme}; give a folder or s3://bucket/prefix"
             )
-        self._opened: Any = None
 
-    def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None where there is none."""
+    def get(self, key: str, *, patient: bool = True) -> bytes | None:
+        """The object's bytes, or None where there is none.
+
+        patient : whether to ask a silent server again.
+        """
         with explained(self.uri):
             try:
                 if self.local_root is not None:
                     return (self.local_root / key).read_bytes()
-                return bytes(_obstore().get(self._store, key).bytes())
+                return bytes(_obstore().get(s3_store(self.uri, patient=patient), key).bytes())
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -136,8 +138,8 @@ class Storage:
 
         patient : whether to ask a silent server again.
         """
-        store = self._store if patient or self.local_root is not None else s3_store(self.uri, patient=False)
         with explained(self.uri):
+            store = self._store if self.local_root is not None else s3_store(self.uri, patient=patient)
             _obstore().put(store, key, data)
 
     def put_durably(self, key: str, data: bytes) -> None:
@@ -253,9 +255,7 @@ class Storage:
 
     @property
     def _store(self) -> Any:
-        if self._opened is None:
-            self._opened = s3_store(self.uri) if self.local_root is None else _local_store(self.local_root)
-        return self._opened
+        return s3_store(self.uri) if self.local_root is None else _local_store(self.local_root)
 
 
 @lru_cache(maxsize=16)
@@ -317,8 +317,8 @@ def _said(place: str, error: Exception) -> StorageError | None:
     if number in DISK_FULL:
         return StorageError(f"{place} is full ({os.strerror(number)}); make room there and run the same command again")
     if is_local(place):
-        sentence = f"{place} cannot be read or written ({os.strerror(number)}); mend that and run the same command again"
-        return StorageError(sentence) if number else None
+        why = f"cannot be read or written ({os.strerror(number)}); mend that and run the same command again"
+        return StorageError(f"{place} {why}") if number else None
     if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in ("obstore", "deltalake"):
         return None
     if re.search(r"\b40[13]\b|denied|Unauthenticated|InvalidAccessKey|SignatureDoesNotMatch", text, re.IGNORECASE):
@@ -326,7 +326,8 @@ def _said(place: str, error: Exception) -> StorageError | None:
     if isinstance(error, FileNotFoundError) or "NoSuchBucket" in text:
         return StorageError(f"{place} has no bucket or object of that name; make the bucket, or mend the address")
     return Unreachable(
-        f"{place} does not answer; see that the server runs and AWS_ENDPOINT_URL names it, then run the same command again"
+        f"{place} does not answer; see that its server runs and AWS_ENDPOINT_URL names it, "
+        "then run the same command again"
     )
 
 
@@ -336,6 +337,7 @@ def _obstore() -> Any:
     return obstore
 
 
+@lru_cache(maxsize=64)
 def _local_store(root: Path) -> Any:
     from obstore.store import LocalStore
 

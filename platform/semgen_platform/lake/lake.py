@@ -20,7 +20,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from semgen_platform.errors import ConfigError, Incomplete, InputError, LakeError, NewerFormat, NotALake, WrongKey
+from semgen_platform.errors import (
+    ConfigError,
+    Incomplete,
+    InputError,
+    LakeError,
+    NewerFormat,
+    NotALake,
+    Unreachable,
+    WrongKey,
+)
 from semgen_platform.ids import selection_digest
 from semgen_platform.lake import selection
 from semgen_platform.lake.query import Query, open_table, quoted, table_address
@@ -28,7 +37,7 @@ from semgen_platform.lake.selection import Scan
 from semgen_platform.lake.tables import DELTA_CONFIGURATION, KEYS, SCHEMAS, Row, key_of, schema_of, to_arrow
 from semgen_platform.lake.versions import LakeVersion, create_version, newest_number, read_version, version_numbers
 from semgen_platform.privacy import key_fingerprint
-from semgen_platform.storage import Storage, delta_options, explained, persistently, storage_at
+from semgen_platform.storage import Storage, delta_options, explained, persistently, retry_s, storage_at
 
 FORMAT = 1
 LAKE_FILE = "lake.json"
@@ -45,7 +54,7 @@ def create_lake(uri: str, *, key_fingerprint: str) -> Lake:
     Raises WrongKey for a lake of another key, InputError for a place that holds other things, StorageError.
     """
     storage = storage_at(uri)
-    if storage.get(LAKE_FILE) is None:
+    if _lake_file(storage) is None:
         _check_free(storage)
         _create_tables(storage.uri)
         create_version(storage, _first_version())
@@ -63,7 +72,7 @@ def open_lake(uri: str, *, version: int | None = None) -> Lake:
     """
     address, at = _split_version(uri)
     storage = storage_at(address)
-    stored = storage.get(LAKE_FILE)
+    stored = _lake_file(storage)
     if stored is None:
         raise NotALake(f"{address} is no lake (it has no {LAKE_FILE}); make one with: semgen-platform lake init")
     document = _parsed(stored, storage.uri)
@@ -90,7 +99,9 @@ class Lake:
     def root(self) -> Path:
         """The folder of a lake that lies in one. Raises LakeError for an object store, which has none."""
         if self.storage.local_root is None:
-            raise LakeError(f"lake {self.uri} is no local folder, which this command needs; use a lake in a folder for it")
+            raise LakeError(
+                f"lake {self.uri} is no local folder, which this command needs; use a lake in a folder for it"
+            )
         return self.storage.local_root
 
     def check_key(self, key: bytes) -> None:
@@ -300,6 +311,15 @@ def _lake_document(key_fingerprint: str) -> bytes:
         "created_at": datetime.now(UTC).isoformat(),
     }
     return json.dumps(document, indent=1).encode()
+
+
+def _lake_file(storage: Storage) -> bytes | None:
+    """The first thing that a command asks for, so that a wrong address is not waited for in silence."""
+    try:
+        return storage.get(LAKE_FILE, patient=False)
+    except Unreachable as error:
+        _log.warning("%s (it is asked again for %g s)", error, retry_s())
+        return storage.get(LAKE_FILE)
 
 
 def _parsed(stored: bytes, uri: str) -> dict[str, Any]:
