@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.s3_server import S3Server, weed_binary
 
 
@@ -38,7 +37,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         try:
             yield server
         finally:
-            server.stop()
+            server.kill()
 
 
 class SmallDisk:

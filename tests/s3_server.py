@@ -69,32 +69,39 @@ class S3Server:
             self._process = subprocess.Popen(
                 [
                     binary, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-                    "-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256", "-filer", "-s3",
-                    f"-s3.config={self.folder / 's3.json'}", *ports,
+                    "-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256",
+                    "-master.telemetry=false", "-filer", "-s3", f"-s3.config={self.folder / 's3.json'}",
+                    "-s3.port.iceberg=0", "-s3.port.lance=0", *ports,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
         deadline = time.monotonic() + START_LIMIT_S
         while not (_answers(self.endpoint) and _answers(self._filer)):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
+                self.kill()
                 raise RuntimeError(f"the S3 server did not start:\n{(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.1)
 
     def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
+        """As an operator would; takes about ten seconds."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            self._process = None
+
+    def kill(self) -> None:
+        """At once, for the end of the tests; nothing is kept for certain."""
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
-        self._process = None
+            self._process = None
 
     def make_bucket(self, name: str) -> str:
         """Its s3:// address. A bucket is a folder of the filer."""
-        request = urllib.request.Request(f"{self._filer}/buckets/{name}/", method="POST", data=b"")
+        request = urllib.request.Request(f"{self._filer}/buckets/{name}/", method="POST")
         with _opener().open(request, timeout=10):
             return f"s3://{name}"
 

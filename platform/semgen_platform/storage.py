@@ -1,9 +1,9 @@
 """Bytes at an address: a local folder or an s3:// prefix behind one small interface.
 
-Only creates are conditional, since local disks have no conditional replace (DESIGN.md section 4, Leases). What a disk or
-a server refuses comes out as a StorageError of one sentence. A server that does not answer is asked again, with growing
-pauses, for RETRY_S seconds. Credentials and endpoint of s3:// are the usual AWS_ variables of the process that asks;
-what travels between processes is the address alone.
+Only creates are conditional, since local disks have no conditional replace (DESIGN.md section 4, Leases). What a disk
+or a server refuses comes out as a StorageError of one sentence. A server that does not answer is asked again, with
+growing pauses, for RETRY_S seconds. Credentials and endpoint of s3:// are the usual AWS_ variables of the process that
+asks; what travels between processes is the address alone.
 """
 
 from __future__ import annotations
@@ -208,9 +208,7 @@ class Storage:
             return []
         starts, lengths = zip(*spans, strict=True)
         with explained(self.uri):
-            found = _obstore().get_ranges(
-                self._store, key, starts=starts, lengths=lengths, coalesce=COALESCE_BYTES
-            )
+            found = _obstore().get_ranges(self._store, key, starts=starts, lengths=lengths, coalesce=COALESCE_BYTES)
         return [memoryview(data) for data in found]
 
     @contextmanager
@@ -319,9 +317,10 @@ def _said(place: str, error: Exception) -> StorageError | None:
     if is_local(place):
         why = f"cannot be read or written ({os.strerror(number)}); mend that and run the same command again"
         return StorageError(f"{place} {why}") if number else None
-    if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in ("obstore", "deltalake"):
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if not kinds & {"OSError", "BaseError", "DeltaError"}:  # the system's, obstore's and Delta's
         return None
-    if re.search(r"\b40[13]\b|denied|Unauthenticated|InvalidAccessKey|SignatureDoesNotMatch", text, re.IGNORECASE):
+    if re.search(r"denied|forbidden|unauthori|InvalidAccessKey|SignatureDoesNotMatch", text, re.IGNORECASE):
         return StorageError(f"{place} refuses access; look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and its rights")
     if isinstance(error, FileNotFoundError) or "NoSuchBucket" in text:
         return StorageError(f"{place} has no bucket or object of that name; make the bucket, or mend the address")

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.s3_server import S3Server
 
 from semgen_platform.errors import InputError, StorageError, Unreachable
 from semgen_platform.storage import Storage, delta_options, is_local
-from tests.s3_server import S3Server
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
@@ -19,7 +19,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
         return Storage(str(tmp_path / "lake"))
     server: S3Server = request.getfixturevalue("s3_server")
-    return Storage(f"{server.make_bucket('storage')}/{uuid.uuid4().hex}")
+    return Storage(f"{server.make_bucket(f'storage-{uuid.uuid4().hex}')}/lake")
 
 
 def test_what_was_put_comes_back(storage: Storage) -> None:
@@ -144,6 +144,7 @@ def test_a_server_that_is_not_there_is_asked_for_as_long_as_was_set_and_then_nam
     for name, value in {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
         "AWS_ALLOW_HTTP": "true",
+        "NO_PROXY": "127.0.0.1",
         "AWS_ACCESS_KEY_ID": "a",
         "AWS_SECRET_ACCESS_KEY": "b",
         "SEMGEN_S3_RETRY_S": setting,

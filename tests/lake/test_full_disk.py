@@ -46,9 +46,7 @@ def test_a_volume_that_does_not_fit_leaves_no_folder_and_is_written_once_there_i
     assert not [path for path in (lake.root / "volumes").rglob("*") if path.is_file()]
     disk.grow(64)
     row = write_volume(lake.uri, volume, "r")
-    np.testing.assert_array_equal(
-        open_level(lake.uri, row["scan_id"], row["attempt"], 0).whole(), volume.voxels
-    )
+    np.testing.assert_array_equal(open_level(lake.uri, row["scan_id"], row["attempt"], 0).whole(), volume.voxels)
 
 
 @pytest.mark.parametrize("room", range(0, 60_000, 8_000))
@@ -64,9 +62,7 @@ def test_wherever_the_disk_fills_up_a_volume_is_whole_or_absent(
         write_volume(lake.uri, volume, "r")
     (disk.folder / "ballast").unlink()
     row = write_volume(lake.uri, volume, "again")
-    np.testing.assert_array_equal(
-        open_level(lake.uri, row["scan_id"], row["attempt"], 0).whole(), volume.voxels
-    )
+    np.testing.assert_array_equal(open_level(lake.uri, row["scan_id"], row["attempt"], 0).whole(), volume.voxels)
     assert finished_row(lake.uri, row["scan_id"]) is not None
     assert len([path for path in lake.root.rglob("complete.json")]) == 1
 

@@ -15,6 +15,7 @@ import obstore
 import pyarrow as pa
 import pytest
 import zarr
+from tests.s3_server import S3Server
 from zarr.storage import ObjectStore
 
 from semgen_platform.errors import Busy, Damage, LakeError, NotALake, NotFound, WrongKey
@@ -27,7 +28,6 @@ from semgen_platform.lake.selection import Scan, scans_from
 from semgen_platform.lake.volumes import open_level, volume_key, write_volume
 from semgen_platform.storage import Storage, s3_store, storage_at
 from semgen_platform.volume import Volume
-from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 

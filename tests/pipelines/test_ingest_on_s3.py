@@ -1,4 +1,4 @@
-"""Ingest into a lake on a real S3 server, through the command line: the whole way, an outage, a long one; a full disk."""
+"""Ingest into a lake on a real S3 server, through the command line: all the way, outages, and a disk that fills up."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from tests.s3_server import S3Server
 
 from semgen_pipelines.convert import IngestConfig
 from semgen_pipelines.ingest import ingest
 from semgen_platform.lake.lake import Lake, create_lake, open_lake
 from semgen_platform.privacy import key_fingerprint
-from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def s3_lake(s3_server: S3Server) -> Lake:
-    address = f"{s3_server.make_bucket('ingests')}/{uuid.uuid4().hex}/lake"
+    address = f"{s3_server.make_bucket(f'ingest-{uuid.uuid4().hex}')}/lake"
     return create_lake(address, key_fingerprint=key_fingerprint(KEY))
 
 
@@ -92,7 +92,7 @@ def _wait_for_volumes(lake: Lake, number: int) -> None:
 def test_the_whole_way_works_on_s3_and_gives_the_lake_of_a_folder(
     s3_server: S3Server, archive: Path, whole: list[dict[str, Any]], key_file: Path
 ) -> None:
-    lake = ("--lake", f"{s3_server.make_bucket('ingests')}/whole/lake")
+    lake = ("--lake", f"{s3_server.make_bucket('whole')}/lake")
     code, _, err = _run("lake", "init", *lake)
     assert (code, err.count("\n")) == (3, 1)
     assert "needs a pseudonym key of its own" in err

@@ -66,7 +66,7 @@ def create_lake(uri: str, *, key_fingerprint: str) -> Lake:
 
 
 def open_lake(uri: str, *, version: int | None = None) -> Lake:
-    """The lake at a folder or s3:// prefix, at its newest version or the one asked for (`version=41`, `uri` with `@41`).
+    """The lake at an address, at its newest version or the one asked for (`version=41` or `uri` ending in `@41`).
 
     Raises NotALake, NewerFormat, NotFound for a version that is not there, StorageError.
     """
@@ -295,7 +295,7 @@ def _check_free(storage: Storage) -> None:
     if root is not None and root.exists() and not root.is_dir():
         raise InputError(f"{uri} is a file; name a new or empty folder for the lake")
     if root is None:
-        names: Iterable[str] = (key.partition("/")[0] for key in storage.keys())
+        names: Iterable[str] = (key.partition("/")[0] for key in storage.keys(""))
     else:
         names = sorted(path.name for path in root.iterdir()) if root.exists() else ()
     other = next((name for name in names if name not in ("tables", "versions")), None)

@@ -121,7 +121,7 @@ def _local_files(lake: Address, name: str, table: Any) -> list[str]:
 
 
 def _remote_rows(lake: Address, name: str, table: Any) -> Any:
-    """What DuckDB scans column by column: a dataset that fetches what it needs; an empty table where there is no file."""
+    """What DuckDB scans: a dataset that fetches the columns it needs, or an empty table where there is no file."""
     if is_local(lake) or not table.file_uris():
         return SCHEMAS[name].empty_table()
     with explained(str(lake)):
