@@ -196,11 +196,17 @@ class Storage:
 
     def tail(self, key: str, size: int) -> bytes | None:
         """The last `size` bytes of an object, or all that it has; None where there is none."""
+        from obstore.exceptions import GenericError
+
         with explained(self.uri):
             try:
                 return bytes(_obstore().get(self._store, key, options={"range": {"suffix": size}}).bytes())
             except FileNotFoundError:
                 return None
+            except GenericError as error:
+                if "416 Range Not Satisfiable" in str(error):  # how S3 says that an object has no byte
+                    return b""
+                raise
 
     def ranges(self, key: str, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Bytes of an object at spans (offset, length), in their order; spans that lie close share a request."""

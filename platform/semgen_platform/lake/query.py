@@ -42,6 +42,8 @@ class Query:
             "SET allowed_paths=$files", {"files": [f for listed in files.values() for f in listed]}
         )
         self._connection.execute("SET enable_external_access=false")
+        if not is_local(lake):  # else conditions on text reach Arrow as a type that it cannot compare
+            self._connection.execute("SET disabled_optimizers='filter_pushdown,join_filter_pushdown'")
         for name, table in tables.items():
             if files[name]:
                 literals = ", ".join("'" + file.replace("'", "''") + "'" for file in files[name])
