@@ -79,6 +79,7 @@ def ingest(
     from semgen_pipelines.ingest import ingest as run_ingest
     from semgen_platform.lake.lake import open_lake
     from semgen_platform.privacy import load_key
+    from semgen_platform.storage import is_local
 
     opened = open_lake(lake)
     config = IngestConfig(
@@ -90,7 +91,7 @@ def ingest(
         dates=dates,
         time_limit_s=time_limit,
     )
-    key = load_key(key_file, lake_is_local=True)
+    key = load_key(key_file, lake_is_local=is_local(lake))
     if dry_run:
         found = run_dry(sources, opened, key, config, manifest_file=manifest, quiet=quiet)
         common.show(asdict(found), as_json=as_json)

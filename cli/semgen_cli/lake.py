@@ -30,15 +30,16 @@ def init(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Make a lake in a new or empty folder; one of the same key that is there already is left as it is.
+    """Make a lake in a new or empty folder or s3:// prefix; one of the same key that is there already is left as it is.
 
     Example: semgen-platform lake init --lake ./lake
     """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import create_lake
     from semgen_platform.privacy import key_fingerprint, load_key
+    from semgen_platform.storage import is_local
 
-    made = create_lake(lake, key_fingerprint=key_fingerprint(load_key(key_file, lake_is_local=True)))
+    made = create_lake(lake, key_fingerprint=key_fingerprint(load_key(key_file, lake_is_local=is_local(lake))))
     document = {
         "lake": made.uri,
         "lake_id": made.lake_id,
@@ -149,8 +150,9 @@ def rejects(
     if resolve is not None:
         from semgen_platform.lake.resolving import paths_of
         from semgen_platform.privacy import load_key
+        from semgen_platform.storage import is_local
 
-        paths = paths_of(opened, every, resolve, load_key(key_file, lake_is_local=True))
+        paths = paths_of(opened, every, resolve, load_key(key_file, lake_is_local=is_local(lake)))
         every = [{**row, "path": paths.get(row["source_id"])} for row in every]
         shown = [{**row, "reason": row["reasons"][0]} for row in every if row["path"]]
         lines += ["", *common.table(shown, ("reason", "path", "sentence"))]

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from semgen_pipelines.isolation import Crashed, Isolated, TimedOut
 from semgen_platform.config import Config
+from semgen_platform.errors import StorageError
 from semgen_platform.formats.dicom_privacy import dates_of
 from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
 from semgen_platform.formats.source import Source
@@ -82,9 +82,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Converter:
-    """Reads a source and leaves a volume and its rows, or a refusal's row, as a pending file of the run."""
+    """Reads a source and leaves a volume and its rows, or a refusal's row, as a pending file of the run.
 
-    root: Path
+    lake : its address; who reads or writes there has the credentials in the environment.
+    """
+
+    lake: str
     run_id: str
     config: IngestConfig
 
@@ -95,13 +98,13 @@ class Converter:
         if isinstance(result, Refusal):
             return self.refuse(item, result)
         rows, outcome = self._stored(item, result)
-        write_pending(self.root, self.run_id, ATTEMPT, rows)
+        write_pending(self.lake, self.run_id, ATTEMPT, rows)
         return outcome
 
     def refuse(self, item: Item, refusal: Refusal) -> Outcome:
         """The outcome of a refusal, whose row is pending then."""
         rows, outcome = self._refused(item, refusal)
-        write_pending(self.root, self.run_id, ATTEMPT, rows)
+        write_pending(self.lake, self.run_id, ATTEMPT, rows)
         return outcome
 
     def _refused(self, item: Item, refusal: Refusal) -> tuple[RowsByTable, Outcome]:
@@ -110,7 +113,7 @@ class Converter:
         return {"rejects": [{**self._common(item), **said}]}, outcome
 
     def _stored(self, item: Item, volume: Volume) -> tuple[RowsByTable, Outcome]:
-        scan = write_volume(self.root, volume, self.run_id)
+        scan = write_volume(self.lake, volume, self.run_id)
         flags = tuple(flag for flag in volume.flags if flag != "patient_unknown")
         flags += () if item.patient_known else ("patient_unknown",)
         columns = set(SCHEMAS["sources"].names)
@@ -165,14 +168,17 @@ class Converter:
 class ConvertSource:
     """The converter in a child process. Ray builds this once per worker and hands it row after row."""
 
-    def __init__(self, root: str, run_id: str, config: IngestConfig, memory_bytes: int) -> None:
-        self._convert = Converter(Path(root), run_id, config)
+    def __init__(self, lake: str, run_id: str, config: IngestConfig, memory_bytes: int) -> None:
+        self._convert = Converter(lake, run_id, config)
         self._isolated = Isolated(self._convert, config.time_limit_s, memory_bytes)
         self._memory_bytes = memory_bytes
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item: Item = row["item"]
-        return {"outcome": self._refused_by_header(item) or self._decoded(item)}
+        try:
+            return {"outcome": self._refused_by_header(item) or self._decoded(item)}
+        except StorageError as error:  # as a row, since Ray Data turns what is raised into an error of its own
+            return {"outcome": error}
 
     def _refused_by_header(self, item: Item) -> Outcome | None:
         return None if item.source.refusal is None else self._convert.refuse(item, item.source.refusal)

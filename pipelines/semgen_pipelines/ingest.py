@@ -24,7 +24,7 @@ from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item,
 from semgen_pipelines.runtime import ray_session
 from semgen_pipelines.size_classes import SizeClass, size_classes
 from semgen_platform import ids
-from semgen_platform.errors import Busy, ConfigError, Incomplete
+from semgen_platform.errors import Busy, ConfigError, Incomplete, StorageError
 from semgen_platform.formats import files
 from semgen_platform.formats.manifest import Manifest, ManifestRow, is_manifest, read_manifest
 from semgen_platform.formats.reader import CONVERTER_VERSION
@@ -32,7 +32,7 @@ from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
-from semgen_platform.lake.pending import commit_pending
+from semgen_platform.lake.pending import commit_pending, runs_with_pending
 from semgen_platform.lake.tables import source_state
 from semgen_platform.privacy import Pseudonyms
 from semgen_platform.progress import Progress
@@ -170,9 +170,8 @@ def _bytes_per_second(lake: Lake) -> float:
 
 def _commit_left_over(lake: Lake, run_id: str) -> None:
     """Commit the pending rows of this and of other ingests that were killed; those of a live one are its own."""
-    for folder in sorted((lake.root / "runs").glob(f"i*/{ATTEMPT}/pending")):
-        other = folder.parent.parent.name
-        if not any(folder.glob("*.json")):
+    for other in runs_with_pending(lake):
+        if not other.startswith("i"):
             continue
         try:
             with nullcontext() if other == run_id else hold(lake.storage, other):
@@ -321,13 +320,16 @@ def _read(ray: Any, size_class: SizeClass, lake: Lake, config: IngestConfig, run
     )
     outcomes = sources.map(
         ConvertSource,
-        fn_constructor_args=(str(lake.root), run_id, config, size_class.memory_bytes),
+        fn_constructor_args=(lake.uri, run_id, config, size_class.memory_bytes),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         memory=size_class.memory_bytes,
     )
     for row in outcomes.iter_rows():
-        yield row["outcome"]
+        outcome: Outcome | StorageError = row["outcome"]
+        if isinstance(outcome, StorageError):
+            raise outcome
+        yield outcome
 
 
 def _finish(

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from semgen_platform.errors import Damage, InputError, LakeError
-from semgen_platform.lake.shards import CHUNK, METADATA, StoredLevel
+from semgen_platform.lake.shards import CHUNK, METADATA, MappedShard, StoredLevel, shard_key
 from semgen_platform.privacy.canaries import BINARY, SHORTEST, TEXT, VOXELS, Canaries, Hit
 from semgen_platform.privacy.unwrapping import CannotOpen, is_text, unwrapped
 from semgen_platform.progress import Progress
@@ -126,7 +126,8 @@ class _Search:
 
     def _voxels(self, folder: Path, shown: str) -> None:
         """The voxels of an array as they lie in memory, one layer of chunks after another."""
-        level = StoredLevel(folder, shown)
+        metadata = (folder / METADATA).read_bytes()
+        level = StoredLevel(metadata, lambda number: MappedShard(folder / shard_key(number)), shown)
         depth, height, width = level.shape_zyx
         for z in range(0, depth, CHUNK):
             slab = level.read((z, 0, 0), (min(z + CHUNK, depth), height, width))
