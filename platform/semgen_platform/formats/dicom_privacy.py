@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from semgen_platform import privacy
-from semgen_platform.formats.dicom_object import read_dataset, text
+from semgen_platform.formats.dicom_header import read_dataset, text
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, quiet_libraries
 
