@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_files_of_a_new_folder_become_objects_and_the_last_ones_come_last(storag
 
 
 def test_a_new_folder_whose_making_failed_has_no_last_file(storage: Storage) -> None:
-    with pytest.raises(ZeroDivisionError), storage.new_folder("volumes/a", last=("complete.json",)) as folder:
+    with suppress(ZeroDivisionError), storage.new_folder("volumes/a", last=("complete.json",)) as folder:
         (folder / "0").write_bytes(b"1")
         raise ZeroDivisionError
     assert storage.get("volumes/a/complete.json") is None
