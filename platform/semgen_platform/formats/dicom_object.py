@@ -7,9 +7,11 @@ Pixels are never touched here. Sources: DICOM PS3.4 annex B.5 (storage SOP class
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from semgen_platform.formats.deflated import plain
 from semgen_platform.formats.place import Place, Validator
 from semgen_platform.formats.refusing import Refused, refusal, refused
 from semgen_platform.formats.splitting import Traits
@@ -94,7 +96,7 @@ def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = 
 
     try:
         with place.open() as stream:
-            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+            return pydicom.dcmread(plain(stream), stop_before_pixels=not pixels, specific_tags=tags, force=True)
     except Refused:
         raise
     except OSError as error:
@@ -116,9 +118,10 @@ def text(dataset: Any, keyword: str) -> str:
 def texts(dataset: Any, keyword: str) -> tuple[str, ...]:
     """A multi-valued header value as stripped texts."""
     value = _value(dataset, keyword)
-    if value is None or isinstance(value, str):
-        return () if not value else (value.strip(" \0"),)
-    return tuple(str(v).strip(" \0") for v in value)
+    if value is None or value == "":
+        return ()
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+    return tuple(str(v).strip(" \0") for v in values)
 
 
 def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
