@@ -258,8 +258,12 @@ def _open_tar(path: str) -> _Opened:
     try:
         infos = []
         with tarfile.open(fileobj=file, mode="r:") as tar:
+            behind = 0
             for info in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps each of them a second time
+                if tar.offset <= behind:
+                    raise refused("corrupt", "a member of the archive has a size that leads back to an earlier one")
+                behind = tar.offset
                 if not info.isdir():
                     infos.append(info)
                 if len(infos) > MOST_MEMBERS:
