@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,15 +17,27 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(help="Folders, archives or files: DICOM, NIfTI, NRRD, MetaImage.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, archives, files, quoted globs, s3://bucket/prefix, or a CSV or Parquet manifest of these."
+        ),
+    ],
     lake: common.LakeOption,
     collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", help="CSV with path, patient_id and label columns.")
+        Path | None,
+        typer.Option(
+            "--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")
     ] = None,
+    geometry: Annotated[
+        Literal["strict", "repair"],
+        typer.Option("--geometry", help="Refuse gantry tilt and uneven steps, or interpolate them away, flagged."),
+    ] = "strict",
     min_slices: Annotated[int, typer.Option("--min-slices", min=2, help="Fewer slices are refused.")] = 16,
     patient_from: Annotated[
         str,
@@ -34,6 +46,10 @@ def ingest(
     patient_namespace: Annotated[
         str, typer.Option("--patient-namespace", help="Keeps equal patient numbers of two hospitals apart.")
     ] = "",
+    dates: Annotated[
+        Literal["drop", "shift"],
+        typer.Option("--dates", help="Drop DICOM dates, or keep them moved back by days of the patient's own."),
+    ] = "drop",
     max_rejects: Annotated[
         str | None, typer.Option("--max-rejects", help="More refusals than N or P% end with exit code 4.")
     ] = None,
@@ -67,9 +83,11 @@ def ingest(
     opened = open_lake(lake)
     config = IngestConfig(
         collection=collection,
+        geometry=geometry,
         min_slices=min_slices,
         patient_from=patient_from,
         patient_namespace=patient_namespace,
+        dates=dates,
         time_limit_s=time_limit,
     )
     key = load_key(key_file, lake_is_local=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,7 +126,7 @@ def rejects(
     lake: common.LakeOption,
     collection: common.CollectionOption = None,
     resolve: Annotated[
-        Path | None, typer.Option("--resolve", help="The SOURCE that was ingested: print each refusal's path below it.")
+        str | None, typer.Option("--resolve", help="The SOURCE that was ingested: print each refusal's path below it.")
     ] = None,
     key_file: common.KeyFileOption = None,
     as_json: common.JsonOption = False,
@@ -183,6 +184,73 @@ def history(
     ]
     columns = ("version", "created_at", "command", "run_id", "scans", "embeddings", "members", "models")
     common.show({"versions": versions}, as_json=as_json, lines=common.table(shown, columns))
+
+
+@lake.command()
+def report(
+    lake: common.LakeOption,
+    out: Annotated[Path, typer.Option("--out", help="File to write the page to.")] = Path("lake-report.html"),
+    collection: common.CollectionOption = None,
+    thumbnails: Annotated[
+        int, typer.Option("--thumbnails", min=0, help="At most so many scans with pictures, flagged ones first.")
+    ] = 60,  # about 3 MB of page
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
+    """Write an HTML page of a lake: counts, refusals, distributions, pictures.
+
+    Example: semgen-platform lake report --lake ./lake --collection mine --out mine.html
+
+    It shows what patients look like inside: keep it where the scans may be kept.
+    """
+    common.set_up(verbose=verbose, quiet=quiet)
+    from semgen_platform.lake.lake import open_lake
+    from semgen_platform.reports.collection import write_collection_report
+
+    summary = write_collection_report(open_lake(lake), out, collection, thumbnails=thumbnails, quiet=quiet)
+    common.show(asdict(summary), as_json=as_json)
+
+
+@lake.command()
+def lint_phi(
+    lake: common.LakeOption,
+    canaries: Annotated[
+        Path, typer.Option("--canaries", help="Text file of names, numbers and dates, one a line, to look for.")
+    ],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Logs, reports and folders to search too.")
+    ] = None,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
+    """Search everything in a lake for strings that must not be there; exit code 5 if one is found.
+
+    Example: semgen-platform lake lint-phi --canaries names.txt --lake ./lake
+
+    Places are told with the line of the canary; the canary itself is never printed.
+    """
+    common.set_up(verbose=verbose, quiet=quiet)
+    from semgen_platform.errors import Damage, Incomplete
+    from semgen_platform.lake.lake import open_lake
+    from semgen_platform.lake.lint_phi import lint, read_canaries
+
+    wanted = read_canaries(canaries)
+    result = lint(open_lake(lake).root, paths or [], wanted, quiet=quiet)
+    document = {"canaries": wanted.count, **asdict(result)}
+    lines = [
+        *(common.table(document["found"], ("line", "form", "where")) if result.found else []),
+        *(f"not searched through: {where}" for where in result.unread),
+        f"{len(result.found)} places hold a canary; {wanted.count} canaries, {result.files} files searched",
+    ]
+    common.show(document, as_json=as_json, lines=lines)
+    if result.found:
+        raise Damage(
+            f"{len({f.line for f in result.found})} of {wanted.count} canaries were found; see the places above"
+        )
+    if result.unread:
+        raise Incomplete(f"{len(result.unread)} files could not be searched through; no canary is in the others")
 
 
 def _counted(title: str, counts: dict[str, int]) -> list[str]:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from semgen_pipelines.isolation import Crashed, Isolated, TimedOut
 from semgen_platform.config import Config
+from semgen_platform.formats.dicom_privacy import dates_of
 from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.pending import write_pending
 from semgen_platform.lake.tables import SCHEMAS
 from semgen_platform.lake.volumes import write_volume
+from semgen_platform.privacy import method_codes, shifted_dates
 from semgen_platform.volume import Refusal, Volume
 
 ATTEMPT = "0"  # ingest never starts over: an attempt ends when every source has an outcome
@@ -34,10 +37,14 @@ class IngestConfig(Config):
     """Name under which the scans are filed."""
     min_slices: int = 16
     """Fewer slices are refused as too_few_slices."""
+    geometry: Literal["strict", "repair"] = "strict"
+    """Whether a gantry tilt and uneven steps are refused, or mended by interpolation and flagged."""
     patient_from: str = "file"
     """For sources that name no patient: file, folder, or a regular expression with one group over the path."""
     patient_namespace: str = ""
     """Prefix that keeps the patient numbers of two hospitals apart where DICOM gives no issuer."""
+    dates: Literal["drop", "shift"] = "drop"
+    """Dates of a DICOM source: left out, or kept and moved back by a number of days of the patient's own."""
     time_limit_s: float = Field(900.0, gt=0)
     """Longest time for one source; then it is refused as timed_out. It changes no volume."""
 
@@ -49,11 +56,14 @@ class Item:
     source: Source
     source_id: str
     state: str
+    collection: str
     patient_id: str
     study_id: str
     series_id: str
     patient_known: bool
     labels: Mapping[str, str]
+    days_back: int = 0
+    """How far the patient's dates are moved; 0 where they are dropped."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,8 @@ class Converter:
 
     def __call__(self, item: Item) -> Outcome:
         """Raises only for bugs of ours and a storage that fails."""
-        result = item.source.refusal or read_source(item.source, min_slices=self.config.min_slices)
+        repair = self.config.geometry == "repair"
+        result = item.source.refusal or read_source(item.source, min_slices=self.config.min_slices, repair=repair)
         if isinstance(result, Refusal):
             return self.refuse(item, result)
         rows, outcome = self._stored(item, result)
@@ -106,7 +117,10 @@ class Converter:
         source = {
             **self._common(item),
             **{name: value for name, value in volume.attributes.items() if name in columns},
-            "attributes": {name: value for name, value in volume.attributes.items() if name not in columns},
+            "attributes": {
+                **{name: value for name, value in volume.attributes.items() if name not in columns},
+                **self._deidentified(item),
+            },
             "scan_id": scan["scan_id"],
             "patient_id": item.patient_id,
             "study_id": item.study_id,
@@ -124,11 +138,20 @@ class Converter:
         )
         return {"sources": [source], "scans": [scan]}, outcome
 
+    def _deidentified(self, item: Item) -> dict[str, Any]:
+        """Codes of what was done to a DICOM source's identity, and its dates where they are kept."""
+        if item.source.kind != "dicom":
+            return {}
+        shift = self.config.dates == "shift"
+        newest = datetime.now(UTC).date() + timedelta(days=1)  # it is tomorrow already somewhere
+        dates = shifted_dates(dates_of(item.source.files[0], newest), item.days_back) if shift else {}
+        return {"deidentification_codes": method_codes(dates_shifted=shift), **dates}
+
     def _common(self, item: Item) -> dict[str, Any]:
         return {
             "source_id": item.source_id,
             "state": item.state,
-            "collection": self.config.collection,
+            "collection": item.collection,
             "kind": item.source.kind,
             "files": len(item.source.files),
             "slices": item.source.slices,
@@ -142,9 +165,10 @@ class Converter:
 class ConvertSource:
     """The converter in a child process. Ray builds this once per worker and hands it row after row."""
 
-    def __init__(self, root: str, run_id: str, config: IngestConfig) -> None:
+    def __init__(self, root: str, run_id: str, config: IngestConfig, memory_bytes: int) -> None:
         self._convert = Converter(Path(root), run_id, config)
-        self._isolated = Isolated(self._convert, config.time_limit_s)
+        self._isolated = Isolated(self._convert, config.time_limit_s, memory_bytes)
+        self._memory_bytes = memory_bytes
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item: Item = row["item"]
@@ -162,6 +186,11 @@ class ConvertSource:
                 limit = self._convert.config.time_limit_s
                 sentence = f"reading the source took longer than {limit:g} s"
                 return self._convert.refuse(item, Refusal(("timed_out",), sentence, {"limit_s": limit}))
+            except MemoryError:
+                sentence = "reading the source takes more memory than its header promises or any machine here has"
+                return self._convert.refuse(
+                    item, Refusal(("too_large",), sentence, {"limit_bytes": self._memory_bytes})
+                )
             except Crashed as error:
                 status = error.status
         sentence = f"the process that decoded the source crashed, {MOST_CRASHES} times in a row"
@@ -171,7 +200,7 @@ class ConvertSource:
 
 def reading_options(config: IngestConfig) -> dict[str, Any]:
     """The options that change what a source becomes, and with them its state."""
-    return {"min_slices": config.min_slices}
+    return {"min_slices": config.min_slices, "geometry": config.geometry, "dates": config.dates}
 
 
 def all_flags(of_voxels: Sequence[str], of_source: Sequence[str]) -> tuple[str, ...]:

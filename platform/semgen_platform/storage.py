@@ -5,12 +5,21 @@ Only creates are conditional, since local disks have no conditional replace (DES
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from semgen_platform.errors import InputError
+
+RETRY_S = 180.0
+"""How long a request is repeated while a server is away or busy; a failover or a restart takes less."""
+RETRIES, FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 100, 0.1, 5.0
+CONNECT_S, SILENCE_S = 5.0, 30.0
+"""A connection or an answer that takes longer is broken off and tried again."""
 
 
 class Storage:
@@ -27,7 +36,7 @@ class Storage:
         self.local_root: Path | None = None
         self._store: Any
         if parsed.scheme == "s3":
-            self._store = obstore.store.from_url(self.uri)
+            self._store = s3_store(self.uri)
         elif parsed.scheme in ("", "file"):
             self.local_root = Path(parsed.path if parsed.scheme == "file" else uri).absolute()
             self.local_root.mkdir(parents=True, exist_ok=True)
@@ -79,3 +88,31 @@ class Storage:
         for batch in obstore.list(self._store, prefix=prefix or None):
             for item in batch:
                 yield item["path"]
+
+
+@lru_cache(maxsize=64)
+def s3_store(url: str, *, patient: bool = True) -> Any:
+    """The obstore store of an s3://bucket or s3://bucket/prefix; one a process and address, since it keeps connections.
+
+    patient : whether a request outlasts a server that is away for RETRY_S.
+    """
+    import obstore.store
+
+    return obstore.store.S3Store.from_url(
+        url,
+        client_options={  # given whole, since they replace those that the environment would set
+            "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on"),
+            "connect_timeout": timedelta(seconds=CONNECT_S),
+            "read_timeout": timedelta(seconds=SILENCE_S),
+            "timeout": timedelta(days=1),  # of a whole answer, which may be a large file: silence is what counts
+        },
+        retry_config={
+            "max_retries": RETRIES if patient else 0,
+            "retry_timeout": timedelta(seconds=RETRY_S),
+            "backoff": {
+                "init_backoff": timedelta(seconds=FIRST_BACKOFF_S),
+                "max_backoff": timedelta(seconds=LONGEST_BACKOFF_S),
+                "base": 2,
+            },
+        },
+    )
