@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-import resource
 import shutil
 import struct
 import sys
@@ -28,8 +27,6 @@ from typing import Any
 import numpy as np
 
 SEED = 11
-MEMORY_BYTES = 1 << 30
-"""Above what the process has when it starts; no seed has more than some ten thousand bytes."""
 
 STAGES = ("listed", "header", "pixels", "volume")
 """How far a mutant came: refused by the listing, by its header, while its voxels were decoded, or read."""
@@ -37,7 +34,7 @@ STAGES = ("listed", "header", "pixels", "volume")
 Random = np.random.Generator
 Field = tuple[int, int, str]
 """(offset, bytes, code) of a header field: "<" and ">" are integers, "<f" and ">f" real numbers, "V" a value
-representation, "t" text."""
+representation, "t" a text of fixed size, "l" a line of a text header."""
 
 
 @dataclass(frozen=True)
@@ -323,16 +320,13 @@ def _fault(volume: Any) -> str:
 
 @cache
 def _prepared(scratch: Path) -> None:
-    """Once in a process: limit its memory, watch what it opens for writing, and where decoding begins."""
+    """Once in a process: watch what it opens for writing, and where decoding begins."""
     import nibabel  # noqa: F401  # so that no mutant pays for it
     from pydicom.pixels.decoders.base import Decoder
 
     from semgen_platform.formats import rawdata, reader, sniff  # noqa: F401
 
     sys.dont_write_bytecode = True
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.addaudithook(lambda event, arguments: _watch(event, arguments, str(scratch)))
     for owner, name in ((Decoder, "as_array"), (rawdata.Block, "read")):
         setattr(owner, name, _noted(getattr(owner, name)))

@@ -27,6 +27,7 @@ from semgen_pipelines.isolation import Crashed, Isolated, TimedOut
 
 ROOT = Path(__file__).parents[2]
 TIME_LIMIT_S = 10.0  # of a mutant, which takes some milliseconds
+MEMORY_BYTES = 2 << 30  # of the process that reads it; no seed has more than some ten thousand bytes
 HU = np.ascontiguousarray(ct_hu((8, 40, 48))[2:6, 2:34, 4:37])
 
 NATIVE = "1.2.840.10008.1.2"
@@ -103,7 +104,7 @@ def all_seeds(folder: Path) -> list[Seed]:
 
 def outcomes_of(seeds: Sequence[Seed], numbers: range, scratch: Path) -> list[Outcome]:
     """Each mutant in a child process that lasts until it crashes or hangs."""
-    isolated: Isolated[int, Outcome] = Isolated(partial(attempt, seeds, scratch), TIME_LIMIT_S)
+    isolated: Isolated[int, Outcome] = Isolated(partial(attempt, seeds, scratch), TIME_LIMIT_S, MEMORY_BYTES)
     found = []
     for number in numbers:
         try:
