@@ -6,6 +6,7 @@ Source: DICOM PS3.10 section 7 (file format), PS3.5 section 6.2 (value represent
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, BinaryIO
 
@@ -46,9 +47,10 @@ def text(dataset: Any, keyword: str) -> str:
 def texts(dataset: Any, keyword: str) -> tuple[str, ...]:
     """A multi-valued header value as stripped texts."""
     value = header_value(dataset, keyword)
-    if value is None or isinstance(value, str):
-        return () if not value else (value.strip(" \0"),)
-    return tuple(str(v).strip(" \0") for v in value)
+    if value is None or value == "":
+        return ()
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+    return tuple(str(v).strip(" \0") for v in values)
 
 
 def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
