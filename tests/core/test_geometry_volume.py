@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 from typing import Any
 
@@ -137,3 +138,13 @@ def test_a_refusal_puts_the_primary_reason_first_and_names_each_once() -> None:
 def test_reason_codes_and_flags_are_unique() -> None:
     assert len(set(REASONS)) == len(REASONS)
     assert len(set(FLAGS)) == len(FLAGS)
+
+
+def test_a_histogram_is_counted_once_and_kept_where_only_labels_change() -> None:
+    volume = Volume(np.full(SHAPE_ZYX, 7, np.int16), np.eye(4))
+    counted = volume.histogram
+    relabelled = volume.relabelled(padding_hu=-2000.0, flags=("oblique",))
+    assert relabelled.histogram is counted
+    assert relabelled.voxels is volume.voxels
+    assert (relabelled.padding_hu, relabelled.flags) == (-2000.0, ("oblique",))
+    assert replace(volume, voxels=np.zeros(SHAPE_ZYX, np.int16)).histogram.percentile(50) == 0

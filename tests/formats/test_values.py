@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from semgen_platform.formats import values
 from semgen_platform.formats.nifti import write_nifti
+from semgen_platform.histogram import histogram
 from semgen_platform.volume import Refusal, Volume
 
 SPACING = np.diag([0.8, 0.8, 2.0, 1.0])
@@ -28,7 +29,7 @@ def volume(
 
 
 def label_refusal(voxels: NDArray[Any]) -> Refusal | None:
-    return values.label_map_refusal(voxels, values.histogram(voxels))
+    return values.label_map_refusal(voxels, histogram(voxels))
 
 
 def regions(count: int, seed: int = 3) -> NDArray[np.int16]:
@@ -95,7 +96,7 @@ def test_coverage_and_thickness_are_judged_in_millimetres(spacing_z_mm: float, f
 
 def test_the_histogram_counts_every_voxel_at_its_value(make_ct: Any) -> None:
     hu = make_ct()
-    counts = values.histogram(hu).counts
+    counts = histogram(hu).counts
     expected = dict(zip(*np.unique(hu, return_counts=True), strict=True))
     assert {int(n) - 32768: int(counts[n]) for n in np.flatnonzero(counts)} == expected
 

@@ -5,8 +5,6 @@ The formats' own modules read; here is what holds for all of them: finite values
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from semgen_platform import geometry
@@ -70,7 +68,7 @@ def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:
     _check_affine(volume)
     _check_finite(volume)
     volume = canonical(volume)
-    counts = values.histogram(volume.voxels)
+    counts = volume.histogram
     faults = [
         no
         for no in (values.label_map_refusal(volume.voxels, counts), _size_fault(volume, min_slices))
@@ -82,7 +80,7 @@ def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:
     if padding is None or counts.share(round(padding), round(padding)) == 0:
         padding = values.corner_padding(volume.voxels)
     flags = volume.flags if source.patient is not None else (*volume.flags, "patient_unknown")
-    return replace(volume, padding_hu=padding, flags=flags)
+    return volume.relabelled(padding_hu=padding, flags=flags)
 
 
 def _check_affine(volume: Volume) -> None:

@@ -32,6 +32,7 @@ ABSENT = 2**64 - 1  # offset and length of a chunk that is all fill, by the shar
 CRC_BYTES = 4
 COMPRESSOR, COMPRESSION_LEVEL, SHUFFLE = "lz4", 5, "shuffle"
 METADATA = "zarr.json"
+WRITE_BYTES = 2**20  # written and digested at once; small pieces cost calls, large ones leave the cache
 
 Voxels = NDArray[Any]
 
@@ -128,38 +129,53 @@ def _write_shard(path: Path, voxels_ZYX: Voxels, depth: int) -> Shard:
     compress, hasher = _compressor(), blake3()
     counts = (depth // CHUNK, *(-(-n // CHUNK) for n in voxels_ZYX.shape[1:]))
     index = np.full((int(np.prod(counts)), 2), ABSENT, dtype="<u8")
-    size = 0
+    size, waiting = 0, bytearray()
     with path.open("wb") as file:
 
-        def put(data: bytes) -> None:
-            nonlocal size
-            file.write(data)
-            hasher.update(data)
-            size += len(data)
+        def put() -> None:
+            file.write(waiting)
+            hasher.update(waiting)
+            waiting.clear()
 
         for number, chunk in _full_chunks(voxels_ZYX, counts):
             compressed = compress(chunk)
             index[number] = size, len(compressed) + CRC_BYTES
-            put(compressed)
-            put(_crc32c(compressed))
-        put(index.tobytes())
-        put(_crc32c(index.tobytes()))
+            size += len(compressed) + CRC_BYTES
+            waiting += compressed
+            waiting += _crc32c(compressed)
+            if len(waiting) >= WRITE_BYTES:
+                put()
+        waiting += index.tobytes() + _crc32c(index.tobytes())
+        put()
         file.flush()
         os.fsync(file.fileno())  # the row that makes it exist must not outlive it in a power cut
-    return Shard(hasher.hexdigest(), size)
+    return Shard(hasher.hexdigest(), size + index.nbytes + CRC_BYTES)
 
 
 def _full_chunks(voxels_ZYX: Voxels, counts: tuple[int, ...]) -> Iterator[tuple[int, Voxels]]:
-    """(number in the index, contiguous chunk) of every chunk with a voxel that is not fill; edges filled up."""
+    """(number in the index, contiguous chunk) of every chunk with a voxel that is not fill; edges filled up.
+
+    Chunks of one row along x are cut at once, since what is next to each other is read together.
+    """
     fill = voxels_ZYX.dtype.type(FILL_HU)
-    buffer = np.empty((CHUNK, CHUNK, CHUNK), voxels_ZYX.dtype.newbyteorder("<"))
-    for number, (z, y, x) in enumerate(itertools.product(*(range(0, n * CHUNK, CHUNK) for n in counts))):
-        part = voxels_ZYX[z : z + CHUNK, y : y + CHUNK, x : x + CHUNK]
-        if part.shape != buffer.shape:
-            buffer[...] = fill
-        buffer[: part.shape[0], : part.shape[1], : part.shape[2]] = part
-        if not (buffer == fill).all():
-            yield number, buffer
+    row = np.empty((counts[2], CHUNK, CHUNK, CHUNK), voxels_ZYX.dtype.newbyteorder("<"))
+    for first, (z, y) in enumerate(itertools.product(*(range(0, n * CHUNK, CHUNK) for n in counts[:2]))):
+        _cut(voxels_ZYX[z : z + CHUNK, y : y + CHUNK], row, fill)
+        for x, chunk in enumerate(row):
+            if chunk[0, 0, 0] != fill or (chunk != fill).any():
+                yield first * counts[2] + x, chunk
+
+
+def _cut(strip_ZYX: Voxels, row: Voxels, fill: Any) -> None:
+    """Fill `row` (chunks, z, y, x) with the chunks of a strip that is one chunk high and deep."""
+    depth, height, width = strip_ZYX.shape
+    whole = width // CHUNK
+    if (depth, height, whole) != (CHUNK, CHUNK, len(row)):
+        row[...] = fill
+    blocks = strip_ZYX[..., : whole * CHUNK].reshape(depth, height, whole, CHUNK)
+    row[:whole, :depth, :height] = blocks.transpose(2, 0, 1, 3)
+    if whole < len(row):
+        row[whole, :depth, :height, : width - whole * CHUNK] = strip_ZYX[..., whole * CHUNK :]
 
 
 def _chunks_between(start: Shape, stop: Shape, chunk: Shape) -> Iterator[tuple[int, ...]]:
