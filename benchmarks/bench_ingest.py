@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,12 @@ def with_simpleitk_series(folder: Path) -> Voxels:
     return sitk.GetArrayFromImage(reader.Execute())
 
 
+def clipped_body(seed: int, shape_zyx: tuple[int, int, int]) -> Volume:
+    """A noisy body in the range that scanners store, from -1024 HU up."""
+    volume = body(seed, shape_zyx)
+    return replace(volume, voxels=np.maximum(volume.voxels, np.int16(-1024)))
+
+
 def ways(folder: Path, volume: Volume) -> dict[str, Way]:
     found = {}
     for order in NIFTI_ORDERS:
@@ -173,7 +179,7 @@ def ways(folder: Path, volume: Volume) -> dict[str, Way]:
 
 def write_series(folder: Path, volume: Volume, number: int = 0) -> Path:
     """A CT series of one file a slice, uncompressed, as a scanner sends it; its folder."""
-    study = Study(made_up(0, number, f"BENCH{number}", "F"), seed=0, number=number)
+    study = Study(made_up(0, number, f"BENCH{number}", "female"), seed=0, number=number)
     write_study(folder / f"study{number}", volume, study, kernel="standard", syntax="plain", extras=False)
     return folder / f"study{number}" / SERIES
 
@@ -218,7 +224,7 @@ def new_folder(folder: Path) -> Path:
 
 def conversions(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """Million voxels per CPU second of each way, ours over each other one, and the share of the bound that we reach."""
-    volume = body(0, sizes.shape_zyx)
+    volume = clipped_body(0, sizes.shape_zyx)
     found = ways(folder, volume)
     check(found, folder)
     seconds = interleaved(found, folder, sizes.rounds)
@@ -277,7 +283,7 @@ def cubes(voxels: Voxels) -> Iterable[Voxels]:
 
 def peaks(folder: Path, sizes: Sizes) -> dict[str, float]:
     """Largest memory of a fresh worker over what it had before, in uncompressed volumes."""
-    part = body(1, (sizes.peak_slices // 4, *sizes.shape_zyx[1:])).voxels
+    part = clipped_body(1, (sizes.peak_slices // 4, *sizes.shape_zyx[1:])).voxels
     volume = Volume(np.concatenate([part] * 4), geometry.affine_from((0.8, 0.8, 1.5), (0, 0, 0)), modality="CT")
     write_nifti(oriented(volume, "RAS"), folder / "large.nii.gz")
     paths = {".nii.gz": folder / "large.nii.gz", "DICOM": write_series(folder, volume, 1)}
@@ -313,7 +319,7 @@ def memory_bytes(name: str) -> int:
 
 def syntaxes(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """Slices per CPU second in each compressed syntax: converted with everything, and decoded only."""
-    volume = body(3, (sizes.syntax_slices, *sizes.shape_zyx[1:]))
+    volume = clipped_body(3, (sizes.syntax_slices, *sizes.shape_zyx[1:]))
     plain = [pydicom.dcmread(path) for path in write_series(folder, volume, 2).iterdir()]
     figures: dict[str, Any] = {}
     for name, uid in SYNTAXES.items():
@@ -365,7 +371,7 @@ def encoded_series(plain: Sequence[Any], name: str, uid: str) -> list[Any]:
 def already_there(folder: Path, sizes: Sizes) -> dict[str, Any]:
     """Files per CPU second of an ingest that has nothing to do."""
     for number in range(sizes.known_series):
-        write_series(folder / "known", body(number, (20, 32, 32)), number)
+        write_series(folder / "known", clipped_body(number, (20, 32, 32)), number)
     lake = create_lake(str(folder / "known lake"), key_fingerprint=key_fingerprint(KEY))
 
     def again() -> Any:

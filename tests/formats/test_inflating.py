@@ -42,7 +42,8 @@ def test_what_was_compressed_comes_back_whatever_the_pieces(
     monkeypatch.setattr(inflating, "INPUT_BYTES", input_bytes)
     data = noise(size)
     assert inflated(compress(data), size) == data
-    assert inflated(compress(data), size // 2 + 1) == data[: size // 2 + 1]
+    less = max(1, size - 5000)
+    assert inflated(compress(data), less) == data[:less]
 
 
 def test_gzip_members_are_one_stream_even_where_there_are_thousands() -> None:
