@@ -48,11 +48,12 @@ class Histogram:
 def histogram(voxels_ZYX: NDArray[Any]) -> Histogram:
     """Exact histogram of an int16 or a finite float32 array."""
     counts = np.zeros(2**16, dtype=np.int64)
-    above_lowest = np.empty(PIECE, dtype=np.intp)
+    above, wide = np.empty(PIECE, dtype=np.uint16), np.empty(PIECE, dtype=np.intp)
     for piece in _pieces(voxels_ZYX):
-        low, wide = int(piece.min()), above_lowest[: len(piece)]
-        np.subtract(piece, low, out=wide, dtype=np.intp)
-        found = np.bincount(wide)
+        low, size = int(piece.min()), len(piece)
+        np.subtract(piece.view(np.uint16), np.uint16(low % 2**16), out=above[:size])  # modulo 2**16, so never negative
+        np.copyto(wide[:size], above[:size])
+        found = np.bincount(wide[:size])
         counts[low - LOWEST : low - LOWEST + len(found)] += found
     return Histogram(counts)
 

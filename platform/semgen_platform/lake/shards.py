@@ -10,6 +10,7 @@ Source: Zarr v3 specification, codecs sharding-indexed v1.0, blosc v1.0 and crc3
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import mmap
@@ -32,7 +33,7 @@ ABSENT = 2**64 - 1  # offset and length of a chunk that is all fill, by the shar
 CRC_BYTES = 4
 COMPRESSOR, COMPRESSION_LEVEL, SHUFFLE = "lz4", 5, "shuffle"
 METADATA = "zarr.json"
-WRITE_BYTES = 2**20  # written and digested at once; small pieces cost calls, large ones leave the cache
+WRITE_BYTES = 2**20
 
 Voxels = NDArray[Any]
 
@@ -124,32 +125,51 @@ class StoredLevel:
 
 
 def _write_shard(path: Path, voxels_ZYX: Voxels, depth: int) -> Shard:
-    from blake3 import blake3
-
-    compress, hasher = _compressor(), blake3()
+    compress = _compressor()
     counts = (depth // CHUNK, *(-(-n // CHUNK) for n in voxels_ZYX.shape[1:]))
     index = np.full((int(np.prod(counts)), 2), ABSENT, dtype="<u8")
-    size, waiting = 0, bytearray()
-    with path.open("wb") as file:
-
-        def put() -> None:
-            file.write(waiting)
-            hasher.update(waiting)
-            waiting.clear()
-
+    with path.open("wb", buffering=0) as file:
+        out = _Digested(file)
         for number, chunk in _full_chunks(voxels_ZYX, counts):
             compressed = compress(chunk)
-            index[number] = size, len(compressed) + CRC_BYTES
-            size += len(compressed) + CRC_BYTES
-            waiting += compressed
-            waiting += _crc32c(compressed)
-            if len(waiting) >= WRITE_BYTES:
-                put()
-        waiting += index.tobytes() + _crc32c(index.tobytes())
-        put()
-        file.flush()
+            index[number] = out.size, len(compressed) + CRC_BYTES
+            out.put(compressed)
+            out.put(_crc32c(compressed))
+        out.put(index.tobytes())
+        out.put(_crc32c(index.tobytes()))
+        out.flush()
         os.fsync(file.fileno())  # the row that makes it exist must not outlive it in a power cut
-    return Shard(hasher.hexdigest(), size + index.nbytes + CRC_BYTES)
+    return Shard(out.digest(), out.size)
+
+
+class _Digested:
+    """A file that is written and digested in pieces of one size: small ones cost calls, fresh memory costs more."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        from blake3 import blake3
+
+        self.size = 0
+        self._file, self._hasher = file, blake3()
+        self._buffer, self._filled = memoryview(bytearray(WRITE_BYTES)), 0
+
+    def put(self, data: bytes) -> None:
+        for start in range(0, len(data), WRITE_BYTES):
+            piece = data[start : start + WRITE_BYTES]
+            if self._filled + len(piece) > WRITE_BYTES:
+                self.flush()
+            self._buffer[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+        self.size += len(data)
+
+    def flush(self) -> None:
+        piece = self._buffer[: self._filled]
+        self._hasher.update(piece)
+        while piece:
+            piece = piece[self._file.write(piece) :]  # a full disk takes a part
+        self._filled = 0
+
+    def digest(self) -> str:
+        return str(self._hasher.hexdigest())
 
 
 def _full_chunks(voxels_ZYX: Voxels, counts: tuple[int, ...]) -> Iterator[tuple[int, Voxels]]:
@@ -167,13 +187,17 @@ def _full_chunks(voxels_ZYX: Voxels, counts: tuple[int, ...]) -> Iterator[tuple[
 
 
 def _cut(strip_ZYX: Voxels, row: Voxels, fill: Any) -> None:
-    """Fill `row` (chunks, z, y, x) with the chunks of a strip that is one chunk high and deep."""
+    """Fill `row` (chunks, z, y, x) with the chunks of a strip that is one chunk high and deep.
+
+    A line of a chunk is moved as one item, which takes half the time of moving its voxels.
+    """
     depth, height, width = strip_ZYX.shape
-    whole = width // CHUNK
+    whole, line = width // CHUNK, f"V{CHUNK * row.itemsize}"
     if (depth, height, whole) != (CHUNK, CHUNK, len(row)):
         row[...] = fill
-    blocks = strip_ZYX[..., : whole * CHUNK].reshape(depth, height, whole, CHUNK)
-    row[:whole, :depth, :height] = blocks.transpose(2, 0, 1, 3)
+    if whole:
+        lines = strip_ZYX[..., : whole * CHUNK].view(line)
+        row[:whole, :depth, :height].view(line)[..., 0] = lines.transpose(2, 0, 1)
     if whole < len(row):
         row[whole, :depth, :height, : width - whole * CHUNK] = strip_ZYX[..., whole * CHUNK :]
 
