@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOWEST, HIGHEST = -(2**15), 2**15 - 1
-PIECE = 2**16
+PIECE = 2**17
 """Voxels counted at once: as 64-bit integers, which counting wants, they stay in a second-level cache."""
 
 
