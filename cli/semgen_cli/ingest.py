@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,6 +26,10 @@ def ingest(
     report: Annotated[
         Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")
     ] = None,
+    geometry: Annotated[
+        Literal["strict", "repair"],
+        typer.Option("--geometry", help="Refuse gantry tilt and uneven steps, or interpolate them away, flagged."),
+    ] = "strict",
     min_slices: Annotated[int, typer.Option("--min-slices", min=2, help="Fewer slices are refused.")] = 16,
     patient_from: Annotated[
         str,
@@ -67,6 +71,7 @@ def ingest(
     opened = open_lake(lake)
     config = IngestConfig(
         collection=collection,
+        geometry=geometry,
         min_slices=min_slices,
         patient_from=patient_from,
         patient_namespace=patient_namespace,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,6 +184,32 @@ def history(
     ]
     columns = ("version", "created_at", "command", "run_id", "scans", "embeddings", "members", "models")
     common.show({"versions": versions}, as_json=as_json, lines=common.table(shown, columns))
+
+
+@lake.command()
+def report(
+    lake: common.LakeOption,
+    out: Annotated[Path, typer.Option("--out", help="File to write the page to.")] = Path("lake-report.html"),
+    collection: common.CollectionOption = None,
+    thumbnails: Annotated[
+        int, typer.Option("--thumbnails", min=0, help="At most so many scans with pictures, flagged ones first.")
+    ] = 60,  # about 3 MB of page
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
+    """Write an HTML page of a lake: counts, refusals, distributions, pictures.
+
+    Example: semgen-platform lake report --lake ./lake --collection mine --out mine.html
+
+    It shows what patients look like inside: keep it where the scans may be kept.
+    """
+    common.set_up(verbose=verbose, quiet=quiet)
+    from semgen_platform.lake.lake import open_lake
+    from semgen_platform.reports.collection import write_collection_report
+
+    summary = write_collection_report(open_lake(lake), out, collection, thumbnails=thumbnails, quiet=quiet)
+    common.show(asdict(summary), as_json=as_json)
 
 
 def _counted(title: str, counts: dict[str, int]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,8 @@ class IngestConfig(Config):
     """Name under which the scans are filed."""
     min_slices: int = 16
     """Fewer slices are refused as too_few_slices."""
+    geometry: Literal["strict", "repair"] = "strict"
+    """Whether a gantry tilt and uneven steps are refused, or mended by interpolation and flagged."""
     patient_from: str = "file"
     """For sources that name no patient: file, folder, or a regular expression with one group over the path."""
     patient_namespace: str = ""
@@ -80,7 +82,8 @@ class Converter:
 
     def __call__(self, item: Item) -> Outcome:
         """Raises only for bugs of ours and a storage that fails."""
-        result = item.source.refusal or read_source(item.source, min_slices=self.config.min_slices)
+        repair = self.config.geometry == "repair"
+        result = item.source.refusal or read_source(item.source, min_slices=self.config.min_slices, repair=repair)
         if isinstance(result, Refusal):
             return self.refuse(item, result)
         rows, outcome = self._stored(item, result)
@@ -142,9 +145,10 @@ class Converter:
 class ConvertSource:
     """The converter in a child process. Ray builds this once per worker and hands it row after row."""
 
-    def __init__(self, root: str, run_id: str, config: IngestConfig) -> None:
+    def __init__(self, root: str, run_id: str, config: IngestConfig, memory_bytes: int) -> None:
         self._convert = Converter(Path(root), run_id, config)
-        self._isolated = Isolated(self._convert, config.time_limit_s)
+        self._isolated = Isolated(self._convert, config.time_limit_s, memory_bytes)
+        self._memory_bytes = memory_bytes
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item: Item = row["item"]
@@ -162,6 +166,11 @@ class ConvertSource:
                 limit = self._convert.config.time_limit_s
                 sentence = f"reading the source took longer than {limit:g} s"
                 return self._convert.refuse(item, Refusal(("timed_out",), sentence, {"limit_s": limit}))
+            except MemoryError:
+                sentence = "reading the source takes more memory than its header promises or any machine here has"
+                return self._convert.refuse(
+                    item, Refusal(("too_large",), sentence, {"limit_bytes": self._memory_bytes})
+                )
             except Crashed as error:
                 status = error.status
         sentence = f"the process that decoded the source crashed, {MOST_CRASHES} times in a row"
@@ -171,7 +180,7 @@ class ConvertSource:
 
 def reading_options(config: IngestConfig) -> dict[str, Any]:
     """The options that change what a source becomes, and with them its state."""
-    return {"min_slices": config.min_slices}
+    return {"min_slices": config.min_slices, "geometry": config.geometry}
 
 
 def all_flags(of_voxels: Sequence[str], of_source: Sequence[str]) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from typing import Any
 from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item, Outcome, all_flags, reading_options
 from semgen_pipelines.manifest import Manifest, read_manifest
 from semgen_pipelines.runtime import ray_session
+from semgen_pipelines.size_classes import SizeClass, size_classes
 from semgen_platform import ids
 from semgen_platform.errors import Busy, ConfigError, Incomplete
 from semgen_platform.formats.reader import CONVERTER_VERSION
@@ -281,29 +282,37 @@ def _convert(
     quiet: bool,
 ) -> Iterator[Outcome]:
     """Outcomes as they come in; pending rows are committed now and then, so that a reader sees a long ingest grow."""
-    workers = min(workers, len(fresh))
     with (
-        ray_session(address, needs={"ingest workers": workers}) as ray,
+        ray_session(address, needs={"ingest workers": min(workers, len(fresh))}) as ray,
         Progress("ingest: reading", len(fresh), quiet=quiet) as progress,
     ):
-        sources = ray.data.from_items(
-            [{"item": item} for item in fresh], override_num_blocks=min(len(fresh), 100 * workers)
-        )
-        outcomes = sources.map(
-            ConvertSource,
-            fn_constructor_args=(str(lake.root), run_id, config),
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=1,
-        )
+        nodes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
         waiting, committed = 0, time.monotonic()
-        for row in outcomes.iter_rows():
-            outcome: Outcome = row["outcome"]
-            yield outcome
-            progress.advance()
-            waiting += 1
-            if waiting >= COMMIT_EVERY or time.monotonic() - committed > COMMIT_EVERY_S:
-                commit_pending(lake, run_id)
-                waiting, committed = 0, time.monotonic()
+        for size_class in size_classes(fresh, nodes, workers):
+            for outcome in _read(ray, size_class, lake, config, run_id):
+                yield outcome
+                progress.advance()
+                waiting += 1
+                if waiting >= COMMIT_EVERY or time.monotonic() - committed > COMMIT_EVERY_S:
+                    commit_pending(lake, run_id)
+                    waiting, committed = 0, time.monotonic()
+
+
+def _read(ray: Any, size_class: SizeClass, lake: Lake, config: IngestConfig, run_id: str) -> Iterator[Outcome]:
+    """Outcomes of one class, by workers of its own that Ray places by their memory."""
+    items, workers = size_class.items, size_class.workers
+    sources = ray.data.from_items(
+        [{"item": item} for item in items], override_num_blocks=min(len(items), 100 * workers)
+    )
+    outcomes = sources.map(
+        ConvertSource,
+        fn_constructor_args=(str(lake.root), run_id, config, size_class.memory_bytes),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=1,
+        memory=size_class.memory_bytes,
+    )
+    for row in outcomes.iter_rows():
+        yield row["outcome"]
 
 
 def _finish(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -45,10 +46,14 @@ class _Answer(Generic[R]):
 
 
 class Isolated(Generic[A, R]):
-    """`work`, which must be picklable, in a child process that is started at the first call."""
+    """`work`, which must be picklable, in a child process that is started at the first call.
 
-    def __init__(self, work: Callable[[A], R], time_limit_s: float) -> None:
-        self._work, self._limit_s = work, time_limit_s
+    memory_bytes : most memory of the child; beyond it a call ends with MemoryError, or Crashed where a library does not
+        look at what it is given.
+    """
+
+    def __init__(self, work: Callable[[A], R], time_limit_s: float, memory_bytes: int) -> None:
+        self._work, self._limit_s, self._memory_bytes = work, time_limit_s, memory_bytes
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
@@ -89,7 +94,9 @@ class Isolated(Generic[A, R]):
     def _start(self) -> Connection:
         ours, theirs = Pipe()
         descriptor = theirs.fileno()
-        command = f"from semgen_pipelines.isolation import serve; serve({descriptor}, {os.getpid()})"
+        command = (
+            f"from semgen_pipelines.isolation import serve; serve({descriptor}, {os.getpid()}, {self._memory_bytes})"
+        )
         self._child = subprocess.Popen(
             [sys.executable, "-c", command],
             pass_fds=(descriptor,),
@@ -112,8 +119,9 @@ class Isolated(Generic[A, R]):
         return ours
 
 
-def serve(descriptor: int, parent: int) -> None:
+def serve(descriptor: int, parent: int, memory_bytes: int) -> None:
     """The child: receive the work, then argument after argument, until the parent closes the pipe or ends."""
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return  # it ended before the kernel was told

@@ -34,6 +34,9 @@ ALLOWED_ATTRIBUTES: Mapping[str, type] = {
     "exposure_mas": float,
     "orientation": str,  # three letters, as found
     "source_ijk_to_lps_mm": list,  # 16 numbers, as found
+    "verdict": str,  # ok or repaired
+    "steps_mm": list,  # smallest, median and largest between slices, as found
+    "repair": str,  # what was done
 }
 """Every attribute of a source that the lake keeps, with its type: technical values, no description, date or name."""
 

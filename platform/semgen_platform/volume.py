@@ -40,9 +40,9 @@ FLAGS: tuple[str, ...] = (
     "duplicates_dropped", "burned_in_hint", "header_conflict", "oblique", "patient_unknown",
 )  # fmt: skip
 
-TEMPORARY_REASONS = ("unreadable", "decoder_failed", "timed_out")
-"""Refusals that may pass without a change of the file: a mount, memory, a time limit. They are tried again at the next
-ingest, and withdraw no scan that was read from the same source before."""
+TEMPORARY_REASONS = ("unreadable", "decoder_failed", "timed_out", "too_large")
+"""Refusals that may pass without a change of the file: a mount, a time limit, a larger machine. They are tried
+again at the next ingest, and withdraw no scan that was read from the same source before."""
 
 UNTRAINABLE_FLAGS = frozenset({"not_ct", "not_hu_like", "burned_in_hint"})
 """Scans with one of these are kept but left out of the default profile."""

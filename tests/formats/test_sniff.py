@@ -100,7 +100,7 @@ def test_one_series_uid_under_two_patients_is_ambiguous(series: Any, tmp_path: P
 
 
 OBJECTS = {
-    "enhanced ct": (STORAGE + "2.1", "CT", "unsupported_format"),
+    "enhanced ct without frames": (STORAGE + "2.1", "CT", "corrupt"),
     "magnetic resonance": (STORAGE + "4", "MR", "not_ct_modality"),
     "positron emission": (STORAGE + "128", "PT", "not_ct_modality"),
     "secondary capture": (STORAGE + "7", "CT", "secondary_capture"),

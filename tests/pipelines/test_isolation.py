@@ -20,7 +20,7 @@ HANG = "__import__('time').sleep(60)"
 @pytest.fixture
 def evaluate() -> Iterator[Isolated[str, object]]:
     """`eval` in a child: whatever a test wants to happen there."""
-    isolated: Isolated[str, object] = Isolated(eval, time_limit_s=20)
+    isolated: Isolated[str, object] = Isolated(eval, time_limit_s=20, memory_bytes=2**30)
     yield isolated
     isolated.close()
 
@@ -42,7 +42,7 @@ def test_a_crash_costs_one_call(evaluate: Isolated[str, object]) -> None:
 
 
 def test_a_call_that_takes_too_long_is_ended_and_its_child_with_it() -> None:
-    isolated: Isolated[str, object] = Isolated(eval, time_limit_s=3)
+    isolated: Isolated[str, object] = Isolated(eval, time_limit_s=3, memory_bytes=2**30)
     child = isolated(PID)
     started = time.monotonic()
     with pytest.raises(TimedOut):
@@ -50,6 +50,14 @@ def test_a_call_that_takes_too_long_is_ended_and_its_child_with_it() -> None:
     assert time.monotonic() - started < 10
     assert not psutil.pid_exists(int(str(child)))
     assert isolated("1 + 1") == 2
+    isolated.close()
+
+
+def test_a_call_that_takes_more_memory_than_it_may_ends_with_an_error_and_not_the_machine() -> None:
+    isolated: Isolated[str, object] = Isolated(eval, time_limit_s=20, memory_bytes=2**28)
+    with pytest.raises(MemoryError):
+        isolated("len(bytes(2**30))")
+    assert isolated("len(bytes(2**20))") == 2**20
     isolated.close()
 
 
@@ -61,7 +69,7 @@ def test_what_a_child_prints_goes_nowhere(capfd: pytest.CaptureFixture[str], eva
 @pytest.mark.slow
 def test_a_hanging_child_ends_with_a_killed_parent() -> None:
     code = (
-        "import sys; from semgen_pipelines.isolation import Isolated; run = Isolated(eval, 60);"
+        "import sys; from semgen_pipelines.isolation import Isolated; run = Isolated(eval, 60, 2**30);"
         f"print(run({PID!r}), flush=True); run({HANG!r})"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semgen_platform.pictures import montage, png, window
 from semgen_platform.reports.html import (
     Interval,
     Markup,
     Section,
     details,
     figure,
+    histogram_chart,
     interval_chart,
     line_chart,
-    montage,
     nice_ticks,
     page,
-    png,
+    round_bins,
     side_by_side,
     table,
     text_of,
-    window,
 )
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
@@ -162,3 +162,24 @@ def test_an_interval_is_a_dot_inside_its_bar_on_an_axis_from_zero() -> None:
     )
     assert "a &amp; b" in chart
     assert "0.500" in chart
+
+
+@pytest.mark.parametrize(("values", "least"), [([1, 1.25, 5, 5], 0), ([40] * 3, 1), ([0.7], 0), ([12, 900, 13], 1)])
+def test_bins_are_round_hold_every_value_once_and_are_not_few(values: list[float], least: float) -> None:
+    edges, counts = round_bins(np.array(values, dtype=np.float64), least_step=least)
+    assert sum(counts) == len(values)
+    assert 9 <= len(counts) <= 30
+    assert len(edges) == len(counts) + 1
+    assert edges[0] >= 0
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        assert count == sum(low - 1e-9 <= value < high - 1e-9 for value in values)
+        assert high - low >= least
+
+
+def test_bars_are_as_high_as_they_count() -> None:
+    chart = histogram_chart(np.array([1.0, 1.0, 1.0, 2.0, np.nan]), HOSTILE, "mm", "scans")
+    heights = [float(h) for h in re.findall(r'<rect[^>]* height="([\d.]+)"', chart)]
+    assert heights == pytest.approx([3 / 5 * 244, 1 / 5 * 244], abs=0.1)  # an axis goes to 5 at least
+    assert "1 to 1.05: 3 scans" in chart
+    assert "<script" not in chart
+    assert "no values" in histogram_chart(np.array([np.nan]), "t", "mm", "scans")

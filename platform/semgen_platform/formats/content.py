@@ -89,15 +89,15 @@ def has_bare_dataset(head: bytes) -> bool:
     return False
 
 
-def nifti_slices(header: bytes) -> int:
-    """dim[3] of a NIfTI or Analyze header: the number of slices along its third axis; 0 where it has none."""
+def nifti_shape_xyz(header: bytes) -> tuple[int, ...]:
+    """Voxels along each axis of a NIfTI or Analyze header; none for an axis count that is no such."""
     order = _byte_order(header)
     assert order is not None, "only called for headers that content_of knows"
     if struct.unpack(order + "i", header[:4])[0] == 540:
         dims = struct.unpack(order + "8q", header[16:80])
     else:
         dims = struct.unpack(order + "8h", header[40:56])
-    return max(0, int(dims[3])) if dims[0] >= 3 else 0
+    return tuple(max(0, int(n)) for n in dims[1 : dims[0] + 1]) if 1 <= dims[0] <= 7 else ()
 
 
 def _byte_order(header: bytes) -> str | None:

@@ -1,26 +1,31 @@
-"""A series of single-frame CT images to one volume in HU.
+"""A CT series to one volume in HU, out of single images or the frames of multi-frame objects.
 
 Headers first: if they already say no, nothing is decoded, but each file is still checked for missing pixel data, so
 that every reason is known. Then slice by slice in the order of position into one preallocated array, each with its
-own rescale. Which slices form a grid, slices.py says; what an object is, dicom_object.py. Sources: DICOM PS3.3
-C.7.6.3 (Image Pixel), C.8.2.1 (CT Image), C.11.1 (Modality LUT), C.7.5.1.1.2 (Pixel Padding Value).
+own rescale. Which slices form a grid, slices.py says; what can be made one, repair.py; how pixels are decoded,
+pixels.py. Sources: DICOM PS3.3 C.8.2.1 (CT Image), C.11.1 (Modality LUT), C.7.5.1.1.2 (Pixel Padding Value).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform import privacy
-from semgen_platform.formats.dicom_object import number, numbers, read_dataset, text, texts
+from semgen_platform.formats.dicom_header import number, numbers, read_dataset, text, texts
+from semgen_platform.formats.dicom_object import is_multiframe
+from semgen_platform.formats.multiframe import GROUP_TAGS, frames_of
+from semgen_platform.formats.pixels import Encoded, PixelReader, can_decode, encoded, pixel_faults, syntax_name
 from semgen_platform.formats.place import Place
-from semgen_platform.formats.refusing import Refused, combined, refusal, refused
+from semgen_platform.formats.refusing import Refused, combined, refusal
+from semgen_platform.formats.repair import Repair, plan_repair, repaired
 from semgen_platform.formats.scaling import Stack, rescaled_slab
-from semgen_platform.formats.slices import Grid, Plane, regular_grid
+from semgen_platform.formats.slices import Grid, Plane, distances_along, regular_grid
+from semgen_platform.formats.values import PADDING_AT_MOST_HU, corner_padding
 from semgen_platform.volume import Refusal, Volume
 
 ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
@@ -36,23 +41,18 @@ ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
 HEADER_TAGS = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "PixelPaddingValue", "BurnedInAnnotation", "ContrastBolusAgent", *ATTRIBUTE_TAGS.values(),
+    "RescaleType", "PixelPaddingValue", "BurnedInAnnotation", "ContrastBolusAgent", "SOPClassUID", *GROUP_TAGS,
+    *ATTRIBUTE_TAGS.values(),
 ]  # fmt: skip
-PIXEL_TAGS = [
-    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
-    "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration", "PixelData",
-]  # fmt: skip
+HOUNSFIELD_TYPES = ("", "HU", "US")  # of RescaleType: Hounsfield units, or nothing said
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The header of one file."""
+    """The header of one slice: of a file, or of one frame of a multi-frame file."""
 
-    place: Place
     plane: Plane
-    syntax: str
-    native_bytes: int
-    """Of its pixels when uncompressed."""
+    pixels: Encoded
     rescale: tuple[float, float] | None
     """(slope, intercept); None where the header has neither."""
     padding: float | None
@@ -60,93 +60,144 @@ class Slice:
     faults: tuple[Refusal, ...]
     attributes: dict[str, Any]
     burned_in: bool
+    hounsfield: bool
+    """False where the header names another unit, as maps of iodine or effective atomic number do."""
 
 
-def read_series(files: Sequence[Place], *, min_slices: int) -> Volume:
-    """The volume of a series' files in slice order along the normal, affine in LPS+ mm. Raises Refused, OSError."""
-    slices, refusals = _headers(files)
+def read_series(
+    files: Sequence[Place], *, frames: Sequence[Sequence[int]] = (), min_slices: int, repair: bool = False
+) -> Volume:
+    """The volume of a series' files in slice order along the normal, affine in LPS+ mm. Raises Refused, OSError.
+
+    frames : of multi-frame files, the frames of each that count; empty for all.  repair : whether a gantry tilt and
+    uneven steps may be mended by interpolation (repair.py); exact copies of slices are always dropped.
+    """
+    slices, refusals = _headers(files, frames)
+    count = len(slices) + len(refusals)
     refusals += _series_faults(slices)
     grid = regular_grid([s.plane for s in slices]) if slices else []
-    copies = 0
+    reader, copies = PixelReader(), 0
     if not refusals and not isinstance(grid, Grid) and any("duplicate_position" in no.reasons for no in grid):
-        slices, grid, copies = _without_copies(slices, grid)
-    count = len(files) - copies
-    if count < min_slices:
-        sentence = f"the series has too few slices: {count}, where at least {min_slices} are asked for"
-        refusals.append(refusal("too_few_slices", sentence, slices=count, min_slices=min_slices))
-    if refusals or not isinstance(grid, Grid):
-        refusals += [] if isinstance(grid, Grid) else grid
-        raise Refused(combined([*refusals, *_pixel_faults(slices)]))
+        slices, grid, copies = _without_copies(slices, grid, reader, repair=repair)
+    if count - copies < min_slices:
+        sentence = f"the series has too few slices: {count - copies}, where at least {min_slices} are asked for"
+        refusals.append(refusal("too_few_slices", sentence, slices=count - copies, min_slices=min_slices))
+    if not refusals and isinstance(grid, Grid):
+        return _described(_on_grid(slices, grid, reader), slices, copies, None)
+    faults = [] if isinstance(grid, Grid) else grid
+    plan = plan_repair([s.plane for s in slices], faults) if repair else None
+    if refusals or plan is None:
+        raise Refused(combined([*refusals, *faults, *pixel_faults(s.pixels for s in slices)]))
+    return _described(_off_grid(slices, plan, reader), slices, copies, plan)
+
+
+def _on_grid(slices: Sequence[Slice], grid: Grid, reader: PixelReader) -> Volume:
     ordered = [slices[n] for n in grid.order]
-    voxels = _voxels(ordered)
-    return Volume(
-        voxels=voxels,
-        ijk_to_lps_mm=grid.ijk_to_lps_mm,
-        modality="CT",
-        attributes=ordered[0].attributes | ({"repair": f"dropped identical slices: {copies}"} if copies else {}),
-        flags=_flags(ordered, copies),
-        padding_hu=_tagged_padding(ordered),
-    )
+    stack = Stack((len(ordered), *ordered[0].plane.shape_yx))
+    for index, item in enumerate(ordered):
+        stack.fill(index, _slab(item, reader))
+    return Volume(stack.voxels, grid.ijk_to_lps_mm, padding_hu=_tagged_padding(ordered))
 
 
-def _without_copies(slices: list[Slice], faults: list[Refusal]) -> tuple[list[Slice], Grid | list[Refusal], int]:
+def _off_grid(slices: Sequence[Slice], plan: Repair, reader: PixelReader) -> Volume:
+    padding = _tagged_padding(slices)
+    if padding is None:
+        padding = corner_padding(_slab(slices[plan.order[0]], reader)[None])
+    fill = float(PADDING_AT_MOST_HU) if padding is None else padding
+    voxels = repaired(plan, lambda n: _slab(slices[n], reader), fill, padding)
+    return Volume(voxels, plan.ijk_to_lps_mm, padding_hu=fill)
+
+
+def _slab(item: Slice, reader: PixelReader) -> NDArray[Any]:
+    """(y, x) HU of one slice."""
+    slope, intercept = item.rescale or (1.0, 0.0)
+    return rescaled_slab(reader.stored(item.pixels), slope, intercept)
+
+
+def _described(volume: Volume, slices: Sequence[Slice], copies: int, plan: Repair | None) -> Volume:
+    """The volume with what the row of its source says: attributes, the verdict on its geometry, flags."""
+    steps = np.diff(distances_along([s.plane for s in slices])[1])
+    said = [f"dropped identical slices: {copies}"] if copies else []
+    said += [plan.said] if plan else []
+    verdict: dict[str, Any] = {
+        "verdict": "repaired" if said else "ok",
+        "steps_mm": [round(float(v), 6) for v in (steps.min(), np.median(steps), steps.max())],
+    }
+    flags = [
+        *(["burned_in_hint"] if any(s.burned_in for s in slices) else []),
+        *(["not_hu_like"] if not all(s.hounsfield for s in slices) else []),
+        *(["duplicates_dropped"] if copies else []),
+        *(plan.flags if plan else ()),
+    ]
+    repair = {"repair": "; ".join(said)} if said else {}
+    lowest = slices[distances_along([s.plane for s in slices])[0][0]]
+    return replace(volume, modality="CT", attributes=lowest.attributes | verdict | repair, flags=tuple(flags))
+
+
+def _without_copies(
+    slices: list[Slice], faults: list[Refusal], reader: PixelReader, *, repair: bool
+) -> tuple[list[Slice], Grid | list[Refusal], int]:
     """(slices, their grid, copies dropped): without slices that repeat another's place, rescale and pixels exactly.
 
-    All is left as it was where that does not make a regular grid, so that a refusal tells of every slice. Raises
-    Refused, OSError.
+    All is left as it was where that makes neither a regular grid nor, if asked for, one that can be repaired, so that a
+    refusal tells of every slice. Raises Refused, OSError.
     """
     places: dict[Any, list[Slice]] = {}
     for item in slices:
         places.setdefault((item.plane, item.rescale), []).append(item)
-    kept = [item for group in places.values() for item in _distinct(group)]
-    grid = regular_grid([s.plane for s in kept])
-    return (kept, grid, len(slices) - len(kept)) if isinstance(grid, Grid) else (slices, faults, 0)
+    kept = [item for group in places.values() for item in _distinct(group, reader)]
+    planes = [s.plane for s in kept]
+    grid = regular_grid(planes)
+    usable = isinstance(grid, Grid) or (repair and plan_repair(planes, grid) is not None)
+    return (kept, grid, len(slices) - len(kept)) if usable else (slices, faults, 0)
 
 
-def _distinct(group: list[Slice]) -> list[Slice]:
+def _distinct(group: list[Slice], reader: PixelReader) -> list[Slice]:
     """The slices of one place without exact copies of the first."""
     first, *others = group
     if not others:
         return group
-    pixels = decoded(first)
-    return [first, *(item for item in others if not np.array_equal(decoded(item), pixels))]
+    pixels = reader.stored(first.pixels)
+    return [first, *(item for item in others if not np.array_equal(reader.stored(item.pixels), pixels))]
 
 
-def _flags(ordered: Sequence[Slice], copies: int) -> tuple[str, ...]:
-    burned_in = ("burned_in_hint",) if any(s.burned_in for s in ordered) else ()
-    return (*burned_in, "duplicates_dropped") if copies else burned_in
+def read_headers(place: Place, frames: Sequence[int] = ()) -> list[Slice]:
+    """What reading the slices of a file needs to know before their pixels; `frames` as for `read_series`.
 
-
-def read_header(place: Place) -> Slice:
-    """What reading a slice needs to know before its pixels. Raises Refused where the header cannot be used, OSError."""
+    Raises Refused where the header cannot be used, OSError.
+    """
     dataset = read_dataset(place, tags=HEADER_TAGS)
-    rows, columns = number(dataset, "Rows"), number(dataset, "Columns")
-    if not rows or not columns:
-        raise refused("corrupt", "a CT image says no rows or columns")
-    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
+    if not is_multiframe(dataset):
+        return [_slice(dataset, encoded(place, dataset, None))]
+    headers = frames_of(dataset)
+    first = encoded(place, dataset, len(headers))
+    return [_slice(headers[n], replace(first, frame=n)) for n in frames or range(len(headers))]
+
+
+def _slice(header: Any, pixels: Encoded) -> Slice:
+    slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
     return Slice(
-        place=place,
         plane=Plane(
-            position_mm=numbers(dataset, "ImagePositionPatient", 3),
-            orientation=numbers(dataset, "ImageOrientationPatient", 6),
-            pixel_spacing_mm=numbers(dataset, "PixelSpacing", 2),
-            shape_yx=(int(rows), int(columns)),
+            position_mm=numbers(header, "ImagePositionPatient", 3),
+            orientation=numbers(header, "ImageOrientationPatient", 6),
+            pixel_spacing_mm=numbers(header, "PixelSpacing", 2),
+            shape_yx=pixels.shape_yx,
         ),
-        syntax=_syntax(dataset),
-        native_bytes=int(rows) * int(columns) * int(number(dataset, "BitsAllocated") or 16) // 8,
+        pixels=pixels,
         rescale=None if slope is None and intercept is None else (1.0 if slope is None else slope, intercept or 0.0),
-        padding=number(dataset, "PixelPaddingValue"),
-        faults=tuple(_slice_faults(dataset)),
-        attributes=_attributes(dataset),
-        burned_in=text(dataset, "BurnedInAnnotation").upper() == "YES",
+        padding=number(header, "PixelPaddingValue"),
+        faults=tuple(_slice_faults(header)),
+        attributes=_attributes(header),
+        burned_in=text(header, "BurnedInAnnotation").upper() == "YES",
+        hounsfield=text(header, "RescaleType").upper() in HOUNSFIELD_TYPES,
     )
 
 
-def _headers(files: Sequence[Place]) -> tuple[list[Slice], list[Refusal]]:
-    slices, refusals = [], []
-    for file in files:
+def _headers(files: Sequence[Place], frames: Sequence[Sequence[int]]) -> tuple[list[Slice], list[Refusal]]:
+    slices, refusals = list[Slice](), []
+    for index, file in enumerate(files):
         try:
-            slices.append(read_header(file))
+            slices += read_headers(file, frames[index] if frames else ())
         except Refused as no:
             refusals.append(no.refusal)
     return slices, refusals
@@ -195,112 +246,16 @@ def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
     if len(kernels) > 1:
         sentence = f"the slices are of {len(kernels)} reconstruction kernels, and too few of one to be a volume"
         faults.append(refusal("ambiguous_split", sentence, kernels=len(kernels)))
-    unread = [uid for uid in sorted({s.syntax for s in slices}) if not can_decode(uid)]
+    unread = [uid for uid in sorted({s.pixels.syntax for s in slices}) if not can_decode(uid)]
     if unread:
-        count = sum(s.syntax in unread for s in slices)
-        sentence = (
-            f"{count} of {len(slices)} slices are in a transfer syntax without decoder: {_syntax_name(unread[0])}"
-        )
+        count = sum(s.pixels.syntax in unread for s in slices)
+        sentence = f"{count} of {len(slices)} slices are in a transfer syntax without decoder: {syntax_name(unread[0])}"
         faults.append(
             refusal(
-                "unsupported_transfer_syntax", sentence, slices=count, syntaxes=[_syntax_name(uid) for uid in unread]
+                "unsupported_transfer_syntax", sentence, slices=count, syntaxes=[syntax_name(uid) for uid in unread]
             )
         )
     return faults
-
-
-def _syntax(dataset: Any) -> str:
-    """The transfer syntax that the meta header names; without one, the uncompressed one that the elements show."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    declared = text(dataset.file_meta, "TransferSyntaxUID")
-    implicit, little = dataset.original_encoding
-    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    return declared or str(ImplicitVRLittleEndian if implicit else explicit)
-
-
-def is_native(syntax: str) -> bool:
-    """Whether pixels in this transfer syntax lie uncompressed in the file."""
-    from pydicom.uid import UID
-
-    return UID(syntax).is_transfer_syntax and not UID(syntax).is_encapsulated
-
-
-def can_decode(syntax: str) -> bool:
-    """Whether pixels in this transfer syntax can be read with the decoders that are installed."""
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.uid import UID
-
-    if is_native(syntax):
-        return True
-    try:
-        return bool(get_decoder(UID(syntax)).is_available)
-    except NotImplementedError:
-        return False
-
-
-def _syntax_name(syntax: str) -> str:
-    from pydicom.uid import UID
-
-    return UID(syntax).name if UID(syntax).is_transfer_syntax and not UID(syntax).is_private else "unknown"
-
-
-def _pixel_faults(slices: Sequence[Slice]) -> list[Refusal]:
-    """Slices whose pixel data are missing or short, found without decoding."""
-    faults: dict[str, Refusal] = {}
-    for item in slices:
-        try:
-            _pixel_dataset(item)
-        except Refused as no:
-            faults[no.refusal.sentence] = no.refusal
-    return list(faults.values())
-
-
-def _pixel_dataset(item: Slice) -> Any:
-    """The dataset with its pixel data, complete as far as lengths tell. Raises Refused, OSError."""
-    from pydicom.uid import UID
-
-    dataset = read_dataset(item.place, tags=PIXEL_TAGS, pixels=True)
-    pixels = dataset.get("PixelData")
-    if not pixels:
-        # pydicom gives an empty dataset, without an error, where encapsulated data end early
-        raise refused("truncated", "a slice has no complete pixel data behind its header")
-    if is_native(item.syntax) and len(pixels) < item.native_bytes:
-        evidence = {"bytes": len(pixels), "expected_bytes": item.native_bytes}
-        raise refused("truncated", "the pixel data of a slice end early", **evidence)
-    dataset.file_meta.TransferSyntaxUID = UID(item.syntax)
-    return dataset
-
-
-def _voxels(ordered: Sequence[Slice]) -> NDArray[Any]:
-    rows, columns = ordered[0].plane.shape_yx
-    stack = Stack((len(ordered), rows, columns))
-    for index, item in enumerate(ordered):
-        slope, intercept = item.rescale or (1.0, 0.0)
-        stack.fill(index, rescaled_slab(decoded(item), slope, intercept))
-    return stack.voxels
-
-
-def decoded(item: Slice) -> NDArray[Any]:
-    """Stored (y, x) values of one slice. MONOCHROME1 turns only the display, never HU, so it changes nothing here.
-
-    Raises Refused: truncated, decoder_failed (also where a compressed slice comes out constant, as failing decoders
-    do), OSError.
-    """
-    dataset = _pixel_dataset(item)
-    try:
-        pixels = np.asarray(dataset.pixel_array)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # decoders raise what they like on a damaged stream; a panic in Rust is no Exception
-        raise refused("decoder_failed", "the pixels of a slice cannot be decoded", error=type(error).__name__) from None
-    if pixels.shape != item.plane.shape_yx:
-        raise refused(
-            "decoder_failed", "a slice decodes to another shape than its header says", shape=list(pixels.shape)
-        )
-    if not is_native(item.syntax) and pixels.min() == pixels.max():
-        raise refused("decoder_failed", "a compressed slice decodes to one constant value", value=int(pixels.min()))
-    return pixels
 
 
 def _tagged_padding(ordered: Sequence[Slice]) -> float | None:

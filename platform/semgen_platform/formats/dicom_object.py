@@ -10,16 +10,18 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from semgen_platform.formats.dicom_header import number, numbers, read_dataset, text, texts
+from semgen_platform.formats.multiframe import GROUP_TAGS, frames_of
 from semgen_platform.formats.place import Place, Validator
-from semgen_platform.formats.refusing import Refused, refusal, refused
+from semgen_platform.formats.refusing import Refused, refusal
 from semgen_platform.formats.splitting import Traits
 from semgen_platform.volume import Refusal
 
 LISTING_TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "PixelSpacing",
+    "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "PixelSpacing",
     "ImageOrientationPatient", "ImagePositionPatient", "ConvolutionKernel", "AcquisitionNumber",
-    "TemporalPositionIdentifier",
+    "TemporalPositionIdentifier", *GROUP_TAGS,
 ]  # fmt: skip
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -57,6 +59,7 @@ IMAGE_MODALITIES = frozenset({
 """Defined terms of (0008,0060) that may be named in evidence; anything else could be free text."""
 
 SENTENCES = {
+    "localizer": "the image is a localizer (scout), a projection and no slice",
     "not_an_image": "the DICOM object holds no image",
     "secondary_capture": "the object is a screen capture or another secondary capture, not a reconstructed slice",
     "presentation_state": "the object is a presentation state",
@@ -80,7 +83,8 @@ class DicomObject:
     study_uid: str
     patient: tuple[str, str] | None
     refusal: Refusal | None
-    traits: Traits
+    frames: tuple[Traits, ...]
+    """One for an image of a single slice, and for what is refused."""
 
     @property
     def part(self) -> str:
@@ -88,69 +92,16 @@ class DicomObject:
         return "" if self.refusal is None else self.refusal.reasons[0]
 
 
-def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
-    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError."""
-    import pydicom
-
-    try:
-        with place.open() as stream:
-            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
-    except Refused:
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise refused("truncated", "the DICOM header ends early") from None  # pydicom's own, within a sequence
-    except EOFError:
-        raise refused("truncated", "the DICOM header ends early") from None
-    except Exception as error:  # pydicom raises whatever its parsers meet in a damaged file
-        raise refused("corrupt", "the DICOM header cannot be parsed", error=type(error).__name__) from None
-
-
-def text(dataset: Any, keyword: str) -> str:
-    """A header value as stripped text, "" where it is absent or cannot be converted."""
-    value = _value(dataset, keyword)
-    return "" if value is None else str(value).strip(" \0")
-
-
-def texts(dataset: Any, keyword: str) -> tuple[str, ...]:
-    """A multi-valued header value as stripped texts."""
-    value = _value(dataset, keyword)
-    if value is None or isinstance(value, str):
-        return () if not value else (value.strip(" \0"),)
-    return tuple(str(v).strip(" \0") for v in value)
-
-
-def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
-    """`count` finite numbers, or None where the value is absent, malformed or of another length."""
-    value = _value(dataset, keyword)
-    values = [value] if count == 1 else value
-    try:
-        found = tuple(float(v) for v in values)
-    except (TypeError, ValueError):
-        return None
-    return found if len(found) == count and all(abs(v) < float("inf") for v in found) else None
-
-
-def number(dataset: Any, keyword: str) -> float | None:
-    """One finite number, or None."""
-    values = numbers(dataset, keyword, 1)
-    return None if values is None else values[0]
-
-
-def _value(dataset: Any, keyword: str) -> Any:
-    try:
-        return dataset.get(keyword)
-    except Exception:  # pydicom converts on access, and a malformed value raises what its converter raises
-        return None
-
-
 def read_object(place: Place, relative: tuple[str, ...], validator: Validator) -> DicomObject:
     """The listing's record of one DICOM file; a header that cannot be parsed is refused in the record."""
     try:
         dataset = read_dataset(place, tags=LISTING_TAGS)
-    except Refused as no:
-        return DicomObject(place, relative, validator, "", "", None, no.refusal, Traits())
+        no = object_refusal(dataset)
+        headers = frames_of(dataset) if no is None and is_multiframe(dataset) else [dataset]
+    except Refused as error:
+        return DicomObject(place, relative, validator, "", "", None, error.refusal, (Traits(),))
+    if no is None and any(_is_localizer(header) for header in headers):
+        no = refusal("localizer", SENTENCES["localizer"])
     patient_id = text(dataset, "PatientID")
     return DicomObject(
         place=place,
@@ -159,8 +110,8 @@ def read_object(place: Place, relative: tuple[str, ...], validator: Validator) -
         series_uid=sys.intern(text(dataset, "SeriesInstanceUID")),
         study_uid=sys.intern(text(dataset, "StudyInstanceUID")),
         patient=(sys.intern(patient_id), sys.intern(text(dataset, "IssuerOfPatientID"))) if patient_id else None,
-        refusal=object_refusal(dataset),
-        traits=_traits(dataset),
+        refusal=no,
+        frames=tuple(_traits(header) for header in headers) if no is None else (Traits(),),
     )
 
 
@@ -180,7 +131,7 @@ def _traits(dataset: Any) -> Traits:
 
 def object_refusal(dataset: Any) -> Refusal | None:
     """Why this object is no slice of a CT series, or None if it is one."""
-    sop_class = text(dataset, "SOPClassUID") or text(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID")
+    sop_class = _sop_class(dataset)
     modality = text(dataset, "Modality").upper()
     reason = _reason_by_class(sop_class) or REASON_BY_MODALITY.get(modality)
     if reason is not None:
@@ -190,7 +141,21 @@ def object_refusal(dataset: Any) -> Refusal | None:
     if sop_class not in CT_CLASSES and (sop_class.startswith(STORAGE) or modality != "CT"):
         known = modality if modality in IMAGE_MODALITIES else "other"
         return refusal("not_ct_modality", f"the image is of modality {known}, not CT", modality=known)
-    return _ct_refusal(dataset, sop_class)
+    return _ct_refusal(dataset)
+
+
+def is_multiframe(dataset: Any) -> bool:
+    """Whether the object is an Enhanced or Legacy Converted Enhanced CT image."""
+    return _sop_class(dataset) in MULTIFRAME_CT_CLASSES
+
+
+def _is_localizer(header: Any) -> bool:
+    """Whether an image, or one frame of it, is a scout: a projection and no slice."""
+    return "LOCALIZER" in {value.upper() for value in texts(header, "ImageType")}
+
+
+def _sop_class(dataset: Any) -> str:
+    return text(dataset, "SOPClassUID") or text(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID")
 
 
 def _reason_by_class(sop_class: str) -> str | None:
@@ -201,10 +166,10 @@ def _reason_by_class(sop_class: str) -> str | None:
     return None
 
 
-def _ct_refusal(dataset: Any, sop_class: str) -> Refusal | None:
+def _ct_refusal(dataset: Any) -> Refusal | None:
+    if _is_localizer(dataset):
+        return refusal("localizer", SENTENCES["localizer"])
     image_type = {value.upper() for value in texts(dataset, "ImageType")}
-    if "LOCALIZER" in image_type:
-        return refusal("localizer", "the image is a localizer (scout), a projection and no slice")
     if any(value.startswith(("SCREEN SAVE", "SCREENSAVE", "DOSE_INFO")) for value in image_type):
         return refusal("secondary_capture", SENTENCES["secondary_capture"])
     if (
@@ -213,7 +178,7 @@ def _ct_refusal(dataset: Any, sop_class: str) -> Refusal | None:
     ):
         return refusal("color_image", "the image has colour samples, and a CT slice has one grey value a pixel")
     frames = number(dataset, "NumberOfFrames") or 0
-    if sop_class in MULTIFRAME_CT_CLASSES or frames > 1:
-        sentence = "multi-frame CT objects are not read yet; export the series as single slices"
+    if frames > 1 and not is_multiframe(dataset):
+        sentence = "a classic CT image with several frames does not say where each lies; export it as Enhanced CT"
         return refusal("unsupported_format", sentence, frames=int(frames))
     return None

@@ -58,10 +58,9 @@ def data_file(place: Place) -> Place | None:
     return rawdata.data_place(place, name)
 
 
-def slices(place: Place) -> int:
-    """Slices along the third axis, 0 where the header does not say."""
-    sizes = _sizes(read_header(place))
-    return sizes[2] if len(sizes) > 2 else 0
+def shape_xyz(place: Place) -> tuple[int, ...]:
+    """Voxels along each axis, as the header says. Raises Refused, OSError."""
+    return tuple(_sizes(read_header(place)))
 
 
 def read_metaimage(place: Place) -> Volume:

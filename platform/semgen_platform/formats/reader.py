@@ -1,6 +1,7 @@
-"""A source to one canonical Volume, or to a Refusal with every reason that applies. Only bugs of ours raise.
+"""A source to one canonical Volume, or to a Refusal with every reason that applies.
 
-The formats' own modules read; here is what holds for all of them: finite values, label maps, size, padding, flags.
+The formats' own modules read; here is what holds for all of them: finite values, label maps, size, padding, flags. Only
+bugs of ours raise, and MemoryError.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from semgen_platform.formats.refusing import Refused, combined, quiet_libraries,
 from semgen_platform.formats.source import Source
 from semgen_platform.volume import Refusal, Volume, canonical
 
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 """Raised by hand whenever the same bytes would give another volume, flag or reason, so that sources are read again."""
 
 MIN_SLICES = 16
 
 
-def read_source(source: Source, *, min_slices: int = MIN_SLICES) -> Volume | Refusal:
+def read_source(source: Source, *, min_slices: int = MIN_SLICES, repair: bool = False) -> Volume | Refusal:
     """The canonical volume of a source, flags of the file among them, or why there is none.
 
-    min_slices : fewer along the slice axis are refused as too_few_slices.
+    min_slices : fewer along the slice axis are refused as too_few_slices.  repair : whether a gantry tilt and uneven
+    steps of a DICOM series may be mended by interpolation.
     """
     if source.refusal is not None:
         return source.refusal
     try:
         with quiet_libraries():
-            volume = _read_safely(source, min_slices)
+            volume = _read_safely(source, min_slices, repair)
             return _accepted(volume, source, min_slices)
     except Refused as no:
         return no.refusal
@@ -40,21 +42,21 @@ def read_source(source: Source, *, min_slices: int = MIN_SLICES) -> Volume | Ref
         return refusal("unreadable", "a file of the source cannot be read", errno=error.errno or 0)
 
 
-def _read_safely(source: Source, min_slices: int) -> Volume:
+def _read_safely(source: Source, min_slices: int, repair: bool) -> Volume:
     """The volume in its own axes. Libraries raise whatever they meet in a damaged file, and one file never ends a run;
     a message of theirs may quote the header, so only its type is kept."""
     try:
-        return _read(source, min_slices)
-    except (Refused, OSError):
+        return _read(source, min_slices, repair)
+    except (Refused, OSError, MemoryError):
         raise
     except Exception as error:
         raise refused("corrupt", "the file does not hold what its header says", error=type(error).__name__) from None
 
 
-def _read(source: Source, min_slices: int) -> Volume:
+def _read(source: Source, min_slices: int, repair: bool) -> Volume:
     place, *data_files = source.files
     if source.kind == "dicom":
-        return read_series(source.files, min_slices=min_slices)
+        return read_series(source.files, frames=source.frames, min_slices=min_slices, repair=repair)
     if source.kind == "nifti":
         return read_nifti(place, *data_files)
     if source.kind == "nrrd":

@@ -61,11 +61,10 @@ def regular_grid(planes: Sequence[Plane]) -> Grid | list[Refusal]:
     refusals = [no for no in (_shape_fault(planes), *_direction_faults(planes)) if no is not None]
     if any(no.reasons[0] == "inconsistent_orientation" for no in refusals):
         return refusals  # without one normal there are no gaps to speak of
-    row, column = _directions(planes)
+    row, column = directions(planes)
     positions = np.array([p.position_mm for p in planes], dtype=np.float64)
-    distances = positions @ np.cross(row, column)
-    order = np.argsort(distances, kind="stable")
-    refusals += gap_faults(distances[order])
+    order, distances = distances_along(planes)
+    refusals += gap_faults(distances)
     refusals += _stacking_faults(positions[order], np.cross(row, column))
     if len(planes) < 2:
         refusals.append(refusal("too_few_slices", "a single slice has no spacing and is no volume", slices=len(planes)))
@@ -125,6 +124,19 @@ def most_frequent(gaps_mm: FloatArray) -> float:
     return float(np.median(ordered[start : ends[start]]))
 
 
+def directions(planes: Sequence[Plane]) -> tuple[FloatArray, FloatArray]:
+    """Unit vectors along a row and along a column of the first plane, in LPS."""
+    row, column = np.array(planes[0].orientation, dtype=np.float64).reshape(2, 3)
+    return row / np.linalg.norm(row), column / np.linalg.norm(column)
+
+
+def distances_along(planes: Sequence[Plane]) -> tuple[NDArray[np.int64], FloatArray]:
+    """(order, distances in mm in that order) of planes along their normal; planes at one place keep their order."""
+    distances = np.array([p.position_mm for p in planes], dtype=np.float64) @ np.cross(*directions(planes))
+    order = np.argsort(distances, kind="stable")
+    return order, distances[order]
+
+
 def _missing(planes: Sequence[Plane]) -> Refusal | None:
     absent = {
         "ImagePositionPatient": sum(p.position_mm is None for p in planes),
@@ -175,11 +187,6 @@ def _direction_faults(planes: Sequence[Plane]) -> list[Refusal]:
             "inconsistent_orientation", sentence, largest_angle_deg=_round(angle), slices=len(planes), turned=others
         )
     ]
-
-
-def _directions(planes: Sequence[Plane]) -> tuple[FloatArray, FloatArray]:
-    row, column = np.array(planes[0].orientation, dtype=np.float64).reshape(2, 3)
-    return row / np.linalg.norm(row), column / np.linalg.norm(column)
 
 
 def _duplicate_fault(distances_mm: FloatArray, gaps: FloatArray) -> Refusal:

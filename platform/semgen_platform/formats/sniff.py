@@ -7,13 +7,14 @@ place. What a DICOM object is, dicom_object.py says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from semgen_platform.errors import InputError
 from semgen_platform.formats import archive, metaimage, nrrd
-from semgen_platform.formats.content import HEAD_BYTES, Content, content_of, inflated, nifti_slices
+from semgen_platform.formats.content import HEAD_BYTES, Content, content_of, inflated, nifti_shape_xyz
 from semgen_platform.formats.dicom_object import DicomObject, read_object
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, quiet_libraries, refusal, refused
@@ -155,12 +156,13 @@ def _volume_file(place: Place, found: Content, head: bytes, source: Source) -> S
     """The source with its slices and, for a detached header, its data file."""
     try:
         data_file = _data_file(place, found)
-        slices = _promised_slices(place, found, head)
+        shape = _promised_shape(place, found, head)
+        source = replace(source, slices=shape[2] if len(shape) > 2 else 0, voxels=math.prod(shape))
         if data_file is None:
-            return replace(source, slices=slices)
+            return source
         files, validators = (place, data_file), (*source.validators, data_file.validator())
         unplaced = refusal("missing_geometry", UNPLACED) if found == "analyze" else None
-        return replace(source, slices=slices, files=files, validators=validators, refusal=unplaced)
+        return replace(source, files=files, validators=validators, refusal=unplaced)
     except Refused as no:
         return replace(source, refusal=no.refusal)
     except OSError as error:
@@ -184,12 +186,13 @@ def _data_file(place: Place, found: Content) -> Place | None:
     )
 
 
-def _promised_slices(place: Place, found: Content, head: bytes) -> int:
+def _promised_shape(place: Place, found: Content, head: bytes) -> tuple[int, ...]:
+    """(x, y, z, ...) as the header says."""
     if found == "nrrd":
-        return nrrd.slices(place)
+        return nrrd.shape_xyz(place)
     if found == "metaimage":
-        return metaimage.slices(place)
-    return nifti_slices(inflated(head) or b"")
+        return metaimage.shape_xyz(place)
+    return nifti_shape_xyz(inflated(head) or b"")
 
 
 def _not_a_volume(found: Content, promised: bool) -> Refusal:
@@ -218,14 +221,21 @@ def _series(objects: Iterable[DicomObject]) -> Iterator[Source]:
         groups.setdefault(key, []).append(item)
     for (series_uid, *part), items in groups.items():
         items.sort(key=lambda item: item.place)
+        slices = [(item, frame) for item in items for frame in range(len(item.frames))]
         if not series_uid or part != [""]:
-            yield _series_source(series_uid, part, items)
+            yield _series_source(series_uid, part, slices)
             continue
-        for name, indices in split([item.traits for item in items]):
-            yield _series_source(series_uid, [name], [items[n] for n in indices])
+        for name, indices in split([item.frames[frame] for item, frame in slices]):
+            yield _series_source(series_uid, [name], [slices[n] for n in indices])
 
 
-def _series_source(series_uid: str, part: list[str], items: list[DicomObject]) -> Source:
+def _series_source(series_uid: str, part: list[str], slices: list[tuple[DicomObject, int]]) -> Source:
+    """slices : (object, number of its frame) of one part, in the order of files."""
+    items = list({item.place: item for item, _ in slices}.values())
+    chosen: dict[Place, list[int]] = {}
+    for item, frame in slices:
+        chosen.setdefault(item.place, []).append(frame)
+    divided = any(len(chosen[item.place]) < len(item.frames) for item in items)
     first = items[0]
     return Source(
         kind="dicom",
@@ -236,7 +246,9 @@ def _series_source(series_uid: str, part: list[str], items: list[DicomObject]) -
         study_uid=first.study_uid or None,
         series_uid=series_uid or None,
         refusal=first.refusal or _mixed_patients(items),
-        slices=len(items),
+        slices=len(slices),
+        voxels=sum(math.prod(item.frames[frame].shape_yx) for item, frame in slices),
+        frames=tuple(tuple(chosen[item.place]) for item in items) if divided else (),
     )
 
 

@@ -26,7 +26,9 @@ class Source:
         root) with the archive's member behind it.
     patient : (PatientID, IssuerOfPatientID), or None where the format or the file names nobody.
     refusal : set where the headers alone say that this is no scan.
-    slices : as the headers promise; 0 where they do not say.
+    slices, voxels : as the headers promise; 0 where they do not say.
+    frames : where a file of several frames belongs to this source in part, the numbers of the frames of each file that
+        do; empty where every frame of every file does.
     """
 
     kind: Kind
@@ -38,6 +40,8 @@ class Source:
     series_uid: str | None = None
     refusal: Refusal | None = None
     slices: int = 0
+    voxels: int = 0
+    frames: tuple[tuple[int, ...], ...] = ()
 
     @property
     def bytes(self) -> int:

@@ -88,7 +88,7 @@ class Scan:
 def present_scans(query: Query) -> None:
     """Define the views `newest` (sources' newest rows) and `present` (scans that a source speaks for)."""
     accepted = "(SELECT source_id, state, scan_id, collection, patient_id, flags, created_at FROM sources)"
-    refused = "(SELECT source_id, state, created_at, reasons FROM rejects)"
+    refused = "(SELECT source_id, state, collection, created_at, reasons FROM rejects)"
     temporary = list(TEMPORARY_REASONS)
     query.define("newest", _NEWEST.format(accepted=accepted, refused=refused, temporary=temporary))
     query.define("facts", _FACTS)

@@ -16,7 +16,8 @@ from semgen_platform.config import flatten
 from semgen_platform.discovery.resampling import Shape
 from semgen_platform.discovery.rows import is_base, matrix_for_shape
 from semgen_platform.lake.crops import CropRequest
-from semgen_platform.reports.html import Markup, Section, figure, montage, page, png, table, window
+from semgen_platform.pictures import montage, png, window
+from semgen_platform.reports.html import Markup, Section, figure, page, table
 
 Row = Mapping[str, Any]
 

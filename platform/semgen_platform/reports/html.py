@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: tables, pictures and line charts in one file that asks the network for nothing.
+"""Self-contained HTML pages: tables, pictures and charts in one file that asks the network for nothing.
 
 Every text is escaped; what is HTML already carries the type `Markup`. Which numbers a report shows is the business of
 the modules beside this one. Pictures are inlined as PNG data URIs, charts as SVG, and a content security policy in the
@@ -8,7 +8,6 @@ page itself forbids any request.
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ LARGE_FACT = 18  # characters that fit in one line of a fact's large type
 CHART_WIDTH, CHART_HEIGHT = 720, 300
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 62, 16, 12, 44
 TICKS = 5  # aimed at; the real number follows from steps of 1, 2 or 5 times a power of ten
+BINS, LEAST_BINS = 24, 9  # of a histogram, at most about and at least
 SERIES_COLOURS = 6  # of style.css; further series start again with dashes
 
 
@@ -124,34 +124,6 @@ def _cell(value: Any, numeric: bool) -> str:
     return f"<td{_number_class(numeric)}>{value if isinstance(value, Markup) else escape(text_of(value))}</td>"
 
 
-def window(volume_hu: NDArray[Any], low_hu: float, high_hu: float) -> NDArray[np.uint8]:
-    """HU of any shape as grey values: `low_hu` and below 0, `high_hu` and above 255."""
-    scaled = (np.asarray(volume_hu, dtype=np.float32) - low_hu) * (255.0 / (high_hu - low_hu))
-    grey: NDArray[np.uint8] = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-    return grey
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """PNG of grey (rows, columns) or colour (rows, columns, 3) uint8 pixels; the first row is the upper one."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def montage(tiles: Sequence[NDArray[np.uint8]], columns: int, *, gap: int = 2) -> NDArray[np.uint8]:
-    """Grey or colour tiles of one shape laid row by row on a dark ground, `gap` pixels apart."""
-    assert tiles, "a montage needs a tile"
-    rows = -(-len(tiles) // columns)
-    height, width = tiles[0].shape[:2]
-    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *tiles[0].shape[2:]), 24, np.uint8)
-    for n, tile in enumerate(tiles):
-        top, left = (n // columns) * (height + gap), (n % columns) * (width + gap)
-        canvas[top : top + height, left : left + width] = tile
-    return canvas
-
-
 def figure(png_bytes: bytes, caption: str, *, width_px: int | None = None) -> Markup:
     """A picture with its caption; `width_px` is the shown width where it should differ from the picture's own."""
     data = base64.b64encode(png_bytes).decode("ascii")
@@ -165,6 +137,26 @@ def figure(png_bytes: bytes, caption: str, *, width_px: int | None = None) -> Ma
 def side_by_side(blocks: Sequence[Markup]) -> Markup:
     """Blocks beside each other as the window's width allows."""
     return Markup(f'<div class="beside">{"".join(blocks)}</div>')
+
+
+def cards(each: Sequence[Markup]) -> Markup:
+    """Cards in a grid, as many beside each other as the window's width allows."""
+    return Markup(f'<div class="cards">{"".join(each)}</div>')
+
+
+def card(title: str, lines: Sequence[Markup | str], *, png_bytes: bytes | None = None, alt: str = "") -> Markup:
+    """A small box: a picture if there is one, a title and lines of text."""
+    picture = ""
+    if png_bytes is not None:
+        data = base64.b64encode(png_bytes).decode("ascii")
+        picture = f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    body = "".join(line if isinstance(line, Markup) else paragraph(line) for line in lines)
+    return Markup(f'<article class="card">{picture}<h3>{escape(title)}</h3>{body}</article>')
+
+
+def tag(text: str) -> Markup:
+    """A short word in a frame, such as a flag."""
+    return Markup(f'<span class="tag">{escape(text)}</span>')
 
 
 def details(summary: str, blocks: Sequence[Markup | str]) -> Markup:
@@ -249,15 +241,63 @@ def interval_chart(rows: Sequence[Interval], title: str, x_label: str) -> Markup
     )
 
 
+def histogram_chart(
+    values: NDArray[np.float64], title: str, x_label: str, y_label: str, *, whole: bool = False
+) -> Markup:
+    """How many values fall into bins of a round width, as SVG bars; a bin of `whole` values is at least 1 wide."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return Markup(f'<p class="empty">{escape(title)}: no values</p>')
+    edges, counts = round_bins(finite, least_step=1.0 if whole else 0.0)
+    y_ticks = nice_ticks(0, max(*counts, TICKS))
+    frame = _Frame((edges[0], edges[-1]), (0, y_ticks[-1]))
+    bars = "".join(
+        f'<rect class="c0" x="{frame.x(low) + 0.5:.1f}" width="{frame.x(high) - frame.x(low) - 1:.1f}" '
+        f'y="{frame.y(count):.1f}" height="{frame.y(0) - frame.y(count):.1f}">'
+        f"<title>{low:.4g} to {high:.4g}: {count} {escape(y_label)}</title></rect>"
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+        if count
+    )
+    return Markup(
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b></figcaption>'
+        f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f"{_axes(frame, nice_ticks(edges[0], edges[-1]), y_ticks, x_label, y_label)}{bars}</svg></figure>"
+    )
+
+
+def round_bins(values: NDArray[np.float64], *, least_step: float = 0.0) -> tuple[list[float], list[int]]:
+    """Edges (one more than bins) and counts of bins of a round width; a value on an edge counts in the bin above it.
+
+    There are about BINS bins, at least LEAST_BINS, empty ones at the ends if need be; none below zero without a value.
+    """
+    low, high = float(values.min()), float(values.max())
+    step = max(least_step, _round_step(*_widened(low, high), BINS))
+    numbers = np.floor(values / step + 1e-6).astype(np.int64)
+    first, last = int(numbers.min()), int(numbers.max())
+    lacking = max(0, LEAST_BINS - (last - first + 1))
+    start = max(first - lacking // 2, min(first, 0))
+    bins = max(last - start + 1, LEAST_BINS)
+    return [(start + n) * step for n in range(bins + 1)], np.bincount(numbers - start, minlength=bins).tolist()
+
+
 def nice_ticks(low: float, high: float) -> list[float]:
     """Round values (steps of 1, 2 or 5 times a power of ten) from at or below `low` to at or above `high`."""
-    if high <= low:
-        low, high = low - (abs(low) or 1.0) * 0.5, high + (abs(high) or 1.0) * 0.5
-    raw = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    low, high = _widened(low, high)
+    step = _round_step(low, high, TICKS)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [n * step for n in range(first, last + 1)]
+
+
+def _widened(low: float, high: float) -> Point:
+    """A span of some length: half its value to each side of a single one."""
+    return (low, high) if high > low else (low - (abs(low) or 1.0) * 0.5, high + (abs(high) or 1.0) * 0.5)
+
+
+def _round_step(low: float, high: float, parts: int) -> float:
+    """The least round step with which a span has at most `parts` parts."""
+    raw = (high - low) / parts
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
 
 
 def _axes(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float], x_label: str, y_label: str) -> str:

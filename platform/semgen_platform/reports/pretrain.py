@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform.config import flatten
+from semgen_platform.pictures import montage, png, window
 from semgen_platform.reports.html import (
     Markup,
     Point,
@@ -17,12 +18,9 @@ from semgen_platform.reports.html import (
     details,
     figure,
     line_chart,
-    montage,
     page,
-    png,
     side_by_side,
     table,
-    window,
 )
 
 Row = Mapping[str, Any]

@@ -1,0 +1,70 @@
+"""The header of one DICOM file and its values, without errors for what is absent or malformed.
+
+A file from outside may hold anything under any tag, so who needs a value says what it must be and gets that or None.
+Source: DICOM PS3.10 section 7 (file format), PS3.5 section 6.2 (value representations).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from semgen_platform.formats.place import Place
+from semgen_platform.formats.refusing import Refused, refused
+
+
+def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
+    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError."""
+    import pydicom
+
+    try:
+        with place.open() as stream:
+            return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+    except Refused:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise refused("truncated", "the DICOM header ends early") from None  # pydicom's own, within a sequence
+    except EOFError:
+        raise refused("truncated", "the DICOM header ends early") from None
+    except Exception as error:  # pydicom raises whatever its parsers meet in a damaged file
+        raise refused("corrupt", "the DICOM header cannot be parsed", error=type(error).__name__) from None
+
+
+def text(dataset: Any, keyword: str) -> str:
+    """A header value as stripped text, "" where it is absent or cannot be converted."""
+    value = header_value(dataset, keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+def texts(dataset: Any, keyword: str) -> tuple[str, ...]:
+    """A multi-valued header value as stripped texts."""
+    value = header_value(dataset, keyword)
+    if value is None or isinstance(value, str):
+        return () if not value else (value.strip(" \0"),)
+    return tuple(str(v).strip(" \0") for v in value)
+
+
+def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:
+    """`count` finite numbers, or None where the value is absent, malformed or of another length."""
+    value = header_value(dataset, keyword)
+    values = [value] if count == 1 else value
+    try:
+        found = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == count and all(abs(v) < float("inf") for v in found) else None
+
+
+def number(dataset: Any, keyword: str) -> float | None:
+    """One finite number, or None."""
+    values = numbers(dataset, keyword, 1)
+    return None if values is None else values[0]
+
+
+def header_value(dataset: Any, keyword: str) -> Any:
+    """A header value as pydicom converts it, or None where it is absent or cannot be converted."""
+    try:
+        return dataset.get(keyword)
+    except Exception:  # pydicom converts on access, and a malformed value raises what its converter raises
+        return None
