@@ -268,7 +268,9 @@ def bounds(folder: Path, volume: Volume, rounds: int) -> dict[str, dict[str, flo
     work: dict[str, Callable[[], Any]] = {
         "inflate (ISA-L)": lambda: isal_zlib.decompress(packed, wbits=31, bufsize=size + 1024),
         "read slices": read,
-        "encode (LZ4)": lambda: [numcodecs.blosc.compress(chunk, b"lz4", 5, numcodecs.blosc.SHUFFLE) for chunk in chunks],
+        "encode (LZ4)": lambda: [
+            numcodecs.blosc.compress(chunk, b"lz4", 5, numcodecs.blosc.SHUFFLE) for chunk in chunks
+        ],
     }
     return {label: figure([millions / cpu_seconds(step) for _ in range(rounds)]) for label, step in work.items()}
 

@@ -130,13 +130,17 @@ def fits_int16(values: NDArray[Any]) -> bool:
     return values.dtype.kind in "iu" or bool(np.array_equal(values, np.rint(values)))
 
 
-def canonical(volume: Volume) -> Volume:
+def canonical(volume: Volume, *, owned: bool = False) -> Volume:
     """The volume with axes flipped and permuted towards LPS+ (never resampled), in the narrowest dtype.
 
     The orientation code and the affine as found join the attributes, so an export can give the source's order back.
+    owned : whether nobody else looks at these voxels, so that they may be flipped where they are.
     """
     found = np.asarray(volume.ijk_to_lps_mm, dtype=np.float64)
-    voxels, affine = geometry.reorient(volume.voxels, found, geometry.canonical_axes(found))
+    axes = geometry.canonical_axes(found)
+    voxels, affine = geometry.reorient(volume.voxels, found, axes)
+    if owned and axes.order == (0, 1, 2) and volume.voxels.dtype == np.int16 and volume.voxels.flags.carray:
+        voxels = geometry.flip_in_place(volume.voxels, axes.flipped)
     flags = volume.flags
     if geometry.obliquity_deg(affine) > geometry.OBLIQUE_TOLERANCE_DEG and "oblique" not in flags:
         flags = (*flags, "oblique")

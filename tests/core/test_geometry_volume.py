@@ -43,6 +43,28 @@ def test_all_48_axis_orders_become_canonical_with_every_voxel_at_its_place(axes:
         assert np.allclose(geometry.apply_affine(volume.ijk_to_lps_mm, (x, y, z)), before[value], atol=1e-9)
 
 
+@pytest.mark.parametrize("signs", list(product((1.0, -1.0), repeat=3)))
+def test_flips_in_place_give_the_same_volume_in_the_memory_of_the_first(signs: tuple[float, float, float]) -> None:
+    affine = affine_of(np.diag(signs) * [0.7, 0.8, 2.5])
+    for depth in (4, 5):
+        voxels = np.arange(depth * 30, dtype=np.int16).reshape(depth, 5, 6)
+        expected = canonical(Volume(voxels, affine))
+        found = canonical(Volume(voxels, affine), owned=True)
+        assert np.array_equal(found.voxels, expected.voxels)
+        assert np.array_equal(found.ijk_to_lps_mm, expected.ijk_to_lps_mm)
+        assert np.shares_memory(found.voxels, voxels)
+
+
+def test_what_cannot_be_flipped_in_place_is_flipped_all_the_same() -> None:
+    affine = affine_of(np.diag([-0.7, -0.8, -2.5]))
+    voxels = np.arange(120).reshape(SHAPE_ZYX)
+    kinds: list[NDArray[Any]] = [voxels.astype(np.int32), voxels.astype(">i2"), voxels.astype(np.int16).T.copy().T]
+    for kind in kinds:
+        before = kind.copy()
+        assert np.array_equal(canonical(Volume(kind, affine), owned=True).voxels, voxels[::-1, ::-1, ::-1])
+        assert np.array_equal(kind, before)
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(angles=st.tuples(*[st.floats(-180, 180)] * 3), left_handed=st.booleans())
 def test_oblique_and_left_handed_volumes_keep_their_angles_and_positions(

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from semgen_platform.formats.dicom_scan import scan_header
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, refused
 
 
 def read_dataset(place: Place, *, tags: list[str] | None = None, pixels: bool = False) -> Any:
-    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError."""
+    """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError.
+
+    A header of which some tags are wanted is scanned where it is an ordinary one, and answers `get` and `in` alike.
+    """
     import pydicom
 
     try:
         with place.open() as stream:
+            if tags is not None and not pixels:
+                header = scan_header(stream, tuple(tags))
+                if header is not None:
+                    return header
+                stream.seek(0)
             return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags, force=True)
     except Refused:
         raise

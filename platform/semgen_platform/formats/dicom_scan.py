@@ -145,11 +145,9 @@ def _elements(head: bytes, at: int, explicit: bool, only_group: int | None = Non
             (group, element, length), vr, start = IMPLICIT_ELEMENT(head, at), b"", at + 8
         if only_group is not None and group != only_group:
             return
-        yield group << 16 | element, vr, start, length
-        if length == UNDEFINED:
-            at = _past_sequence(head, start, vr, group << 16 | element, explicit)
-        else:
-            at = start + length
+        tag = group << 16 | element
+        yield tag, vr, start, length
+        at = _past_sequence(head, start, vr, tag, explicit) if length == UNDEFINED else start + length
 
 
 def _past_sequence(head: bytes, at: int, vr: bytes, tag: int, explicit: bool) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from semgen_platform.formats.refusing import refused
 
 TRAILING_LIMIT = 1 << 20  # bytes behind the voxels that are inflated only to reach the checksum
-INPUT_BYTES, OUTPUT_BYTES = 1 << 18, 1 << 20
+INPUT_BYTES, OUTPUT_BYTES = 1 << 18, 1 << 18
 """Read and inflated at once. Output that a second-level cache holds is copied into place at little cost, and no
 volume is ever in memory twice."""
 GZIP, ZLIB = 31, 15  # the window's bits and the kind of wrapper, as zlib's interface has them
@@ -39,7 +39,7 @@ def inflate_into(out: NDArray[np.uint8], stream: BinaryIO) -> int:
             inflater = isal_zlib.decompressobj(GZIP if data[0] == 0x1F else ZLIB)
         try:
             part = inflater.decompress(data, min(OUTPUT_BYTES, len(out) - filled) or TRAILING_LIMIT)
-        except isal_zlib.error:
+        except isal_zlib.error:  # type: ignore[misc]  # its stub calls the class an instance
             raise refused("corrupt", "the compressed data are damaged") from None
         if filled < len(out):
             out[filled : filled + len(part)] = np.frombuffer(part, np.uint8)

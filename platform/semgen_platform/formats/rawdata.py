@@ -1,4 +1,4 @@
-"""The voxel block of a NIfTI, NRRD or MetaImage file: raw bytes or a compressed stream, of the size its header promises.
+"""The voxels of a NIfTI, NRRD or MetaImage file: raw bytes or a compressed stream, of the size its header promises.
 
 Read into one array, and never more than was promised. Takes no data file outside the header's folder.
 """

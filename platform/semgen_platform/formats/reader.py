@@ -69,7 +69,7 @@ def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:
     """The volume in canonical axes with padding and flags. Raises Refused for what no format module looks at."""
     _check_affine(volume)
     _check_finite(volume)
-    volume = canonical(volume)
+    volume = canonical(volume, owned=True)
     counts = volume.histogram
     faults = [
         no

@@ -1,7 +1,7 @@
 """What the voxels themselves say: label map or image, CT or not, in HU or not, and the statistics that the lake keeps.
 
 NIfTI, NRRD and MetaImage name no modality, and a DICOM header may name the wrong one, so values decide (DESIGN.md
-section 6). Pure functions of arrays; everything rests on one exact histogram of whole HU (histogram.py).
+section 6). Pure functions of arrays; everything rests on one histogram of whole HU (histogram.py).
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def voxel_flags(volume: Volume) -> tuple[str, ...]:
 def statistics(volume: Volume) -> dict[str, float | None]:
     """hu_min, hu_p01, hu_p50, hu_p99, hu_max, body_fraction and noise_hu of a canonical volume without its padding.
 
-    HU values are exact for int16 voxels and rounded to whole ones for float32. body_fraction is the share above -500 HU
+    HU values are whole, exact for int16 voxels up to histogram.SAMPLED_ABOVE of them; in larger volumes, percentiles,
+    body_fraction and, beside padding, hu_min are those of every fourth row. body_fraction is the share above -500 HU
     (table included, lungs not); noise_hu is None where there is too little soft tissue to measure it.
     """
     inside = volume.histogram.without(volume.padding_hu)
