@@ -241,9 +241,9 @@ def test_a_shard_is_its_chunks_in_c_order_then_their_index(
     dtype: type, noise: Noise, store: Store, folder_of: FolderOf
 ) -> None:
     body = _body(noise)
-    voxels = body.voxels.astype(dtype)
+    voxels: Any = body.voxels.astype(dtype)
     folder = folder_of(*store(Volume(voxels, body.ijk_to_lps_mm, "CT")))
-    padded = np.full((96, 64, 96), shards.FILL_HU, dtype)
+    padded: Any = np.full((96, 64, 96), shards.FILL_HU, dtype)
     padded[:70, :45, :81] = voxels
     chunks, index = b"", b""
     for z, y, x in itertools.product(range(0, 96, 32), range(0, 64, 32), range(0, 96, 32)):
