@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 from semgen_platform.formats.bounded import read_dicom
+from semgen_platform.formats.dicom_scan import scan_header
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, refused
 
@@ -20,10 +21,16 @@ def read_dataset(
 ) -> Any:
     """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError.
 
+    A header of which some tags are wanted is scanned where it is an ordinary one, and answers `get` and `in` alike.
+
     stream : the file, where it is open already.
     """
     try:
         with place.open() if stream is None else nullcontext(stream) as opened:
+            opened.seek(0)
+            header = None if tags is None or pixels else scan_header(opened, tuple(tags))
+            if header is not None:
+                return header
             opened.seek(0)
             return read_dicom(opened, pixels=pixels, tags=tags)
     except Refused:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from semgen_platform import geometry
 from semgen_platform.errors import Damage, NotFound
-from semgen_platform.formats.values import histogram
+from semgen_platform.histogram import histogram
 from semgen_platform.lake import selection
 from semgen_platform.lake.crops import CropReader
 from semgen_platform.lake.describe import refusals
