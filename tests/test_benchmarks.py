@@ -20,4 +20,7 @@ def test_a_benchmark_runs_and_prints_its_figures(script: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["machine"]["cores"] > 0
-    assert all(figure["median"] > 0 for figure in result["readers"].values())
+    assert all(figure["median"] > 0 for figure in result.get("readers", {}).values())
+    assert not result.get("left")  # identifiers that a benchmark planted and found again
+    assert result.get("control_found", True)
+    assert not result.get("not_found_in_the_sources")

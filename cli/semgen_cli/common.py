@@ -12,7 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-LakeOption = Annotated[str, typer.Option("--lake", envvar="SEMGEN_LAKE", help="The lake, e.g. ./lake or ./lake@41.")]
+LakeOption = Annotated[
+    str, typer.Option("--lake", envvar="SEMGEN_LAKE", help="The lake: ./lake, ./lake@41 or s3://bucket/lake.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="More log on stderr.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")]

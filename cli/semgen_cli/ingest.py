@@ -17,11 +17,19 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(help="Folders, archives or files: DICOM, NIfTI, NRRD, MetaImage.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, archives, files, quoted globs, s3://bucket/prefix, or a CSV or Parquet manifest of these."
+        ),
+    ],
     lake: common.LakeOption,
     collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", help="CSV with path, patient_id and label columns.")
+        Path | None,
+        typer.Option(
+            "--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."
+        ),
     ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")
@@ -38,6 +46,10 @@ def ingest(
     patient_namespace: Annotated[
         str, typer.Option("--patient-namespace", help="Keeps equal patient numbers of two hospitals apart.")
     ] = "",
+    dates: Annotated[
+        Literal["drop", "shift"],
+        typer.Option("--dates", help="Drop DICOM dates, or keep them moved back by days of the patient's own."),
+    ] = "drop",
     max_rejects: Annotated[
         str | None, typer.Option("--max-rejects", help="More refusals than N or P% end with exit code 4.")
     ] = None,
@@ -67,6 +79,7 @@ def ingest(
     from semgen_pipelines.ingest import ingest as run_ingest
     from semgen_platform.lake.lake import open_lake
     from semgen_platform.privacy import load_key
+    from semgen_platform.storage import is_local
 
     opened = open_lake(lake)
     config = IngestConfig(
@@ -75,9 +88,10 @@ def ingest(
         min_slices=min_slices,
         patient_from=patient_from,
         patient_namespace=patient_namespace,
+        dates=dates,
         time_limit_s=time_limit,
     )
-    key = load_key(key_file, lake_is_local=True)
+    key = load_key(key_file, lake_is_local=is_local(lake))
     if dry_run:
         found = run_dry(sources, opened, key, config, manifest_file=manifest, quiet=quiet)
         common.show(asdict(found), as_json=as_json)

@@ -30,15 +30,16 @@ def init(
     verbose: common.VerboseOption = False,
     quiet: common.QuietOption = False,
 ) -> None:
-    """Make a lake in a new or empty folder; one of the same key that is there already is left as it is.
+    """Make a lake in a new or empty folder or s3:// prefix; one of the same key that is there already is left as it is.
 
     Example: semgen-platform lake init --lake ./lake
     """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.lake.lake import create_lake
     from semgen_platform.privacy import key_fingerprint, load_key
+    from semgen_platform.storage import is_local
 
-    made = create_lake(lake, key_fingerprint=key_fingerprint(load_key(key_file, lake_is_local=True)))
+    made = create_lake(lake, key_fingerprint=key_fingerprint(load_key(key_file, lake_is_local=is_local(lake))))
     document = {
         "lake": made.uri,
         "lake_id": made.lake_id,
@@ -126,7 +127,7 @@ def rejects(
     lake: common.LakeOption,
     collection: common.CollectionOption = None,
     resolve: Annotated[
-        Path | None, typer.Option("--resolve", help="The SOURCE that was ingested: print each refusal's path below it.")
+        str | None, typer.Option("--resolve", help="The SOURCE that was ingested: print each refusal's path below it.")
     ] = None,
     key_file: common.KeyFileOption = None,
     as_json: common.JsonOption = False,
@@ -149,8 +150,9 @@ def rejects(
     if resolve is not None:
         from semgen_platform.lake.resolving import paths_of
         from semgen_platform.privacy import load_key
+        from semgen_platform.storage import is_local
 
-        paths = paths_of(opened, every, resolve, load_key(key_file, lake_is_local=True))
+        paths = paths_of(opened, every, resolve, load_key(key_file, lake_is_local=is_local(lake)))
         every = [{**row, "path": paths.get(row["source_id"])} for row in every]
         shown = [{**row, "reason": row["reasons"][0]} for row in every if row["path"]]
         lines += ["", *common.table(shown, ("reason", "path", "sentence"))]
@@ -210,6 +212,47 @@ def report(
 
     summary = write_collection_report(open_lake(lake), out, collection, thumbnails=thumbnails, quiet=quiet)
     common.show(asdict(summary), as_json=as_json)
+
+
+@lake.command()
+def lint_phi(
+    lake: common.LakeOption,
+    canaries: Annotated[
+        Path, typer.Option("--canaries", help="Text file of names, numbers and dates, one a line, to look for.")
+    ],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Logs, reports and folders to search too.")
+    ] = None,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
+    """Search everything in a lake for strings that must not be there; exit code 5 if one is found.
+
+    Example: semgen-platform lake lint-phi --canaries names.txt --lake ./lake
+
+    Places are told with the line of the canary; the canary itself is never printed.
+    """
+    common.set_up(verbose=verbose, quiet=quiet)
+    from semgen_platform.errors import Damage, Incomplete
+    from semgen_platform.lake.lake import open_lake
+    from semgen_platform.lake.lint_phi import lint, read_canaries
+
+    wanted = read_canaries(canaries)
+    result = lint(open_lake(lake).root, paths or [], wanted, quiet=quiet)
+    document = {"canaries": wanted.count, **asdict(result)}
+    lines = [
+        *(common.table(document["found"], ("line", "form", "where")) if result.found else []),
+        *(f"not searched through: {where}" for where in result.unread),
+        f"{len(result.found)} places hold a canary; {wanted.count} canaries, {result.files} files searched",
+    ]
+    common.show(document, as_json=as_json, lines=lines)
+    if result.found:
+        raise Damage(
+            f"{len({f.line for f in result.found})} of {wanted.count} canaries were found; see the places above"
+        )
+    if result.unread:
+        raise Incomplete(f"{len(result.unread)} files could not be searched through; no canary is in the others")
 
 
 def _counted(title: str, counts: dict[str, int]) -> list[str]:

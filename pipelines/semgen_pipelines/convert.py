@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
 
 from semgen_pipelines.isolation import Crashed, Isolated, TimedOut
 from semgen_platform.config import Config
+from semgen_platform.errors import StorageError
+from semgen_platform.formats.dicom_privacy import dates_of
 from semgen_platform.formats.reader import CONVERTER_VERSION, read_source
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.pending import write_pending
 from semgen_platform.lake.tables import SCHEMAS
 from semgen_platform.lake.volumes import write_volume
+from semgen_platform.privacy import method_codes, shifted_dates
 from semgen_platform.volume import Refusal, Volume
 
 ATTEMPT = "0"  # ingest never starts over: an attempt ends when every source has an outcome
@@ -40,6 +43,8 @@ class IngestConfig(Config):
     """For sources that name no patient: file, folder, or a regular expression with one group over the path."""
     patient_namespace: str = ""
     """Prefix that keeps the patient numbers of two hospitals apart where DICOM gives no issuer."""
+    dates: Literal["drop", "shift"] = "drop"
+    """Dates of a DICOM source: left out, or kept and moved back by a number of days of the patient's own."""
     time_limit_s: float = Field(900.0, gt=0)
     """Longest time for one source; then it is refused as timed_out. It changes no volume."""
 
@@ -51,11 +56,14 @@ class Item:
     source: Source
     source_id: str
     state: str
+    collection: str
     patient_id: str
     study_id: str
     series_id: str
     patient_known: bool
     labels: Mapping[str, str]
+    days_back: int = 0
+    """How far the patient's dates are moved; 0 where they are dropped."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Converter:
-    """Reads a source and leaves a volume and its rows, or a refusal's row, as a pending file of the run."""
+    """Reads a source and leaves a volume and its rows, or a refusal's row, as a pending file of the run.
 
-    root: Path
+    lake : its address; who reads or writes there has the credentials in the environment.
+    """
+
+    lake: str
     run_id: str
     config: IngestConfig
 
@@ -87,13 +98,13 @@ class Converter:
         if isinstance(result, Refusal):
             return self.refuse(item, result)
         rows, outcome = self._stored(item, result)
-        write_pending(self.root, self.run_id, ATTEMPT, rows)
+        write_pending(self.lake, self.run_id, ATTEMPT, rows)
         return outcome
 
     def refuse(self, item: Item, refusal: Refusal) -> Outcome:
         """The outcome of a refusal, whose row is pending then."""
         rows, outcome = self._refused(item, refusal)
-        write_pending(self.root, self.run_id, ATTEMPT, rows)
+        write_pending(self.lake, self.run_id, ATTEMPT, rows)
         return outcome
 
     def _refused(self, item: Item, refusal: Refusal) -> tuple[RowsByTable, Outcome]:
@@ -102,14 +113,17 @@ class Converter:
         return {"rejects": [{**self._common(item), **said}]}, outcome
 
     def _stored(self, item: Item, volume: Volume) -> tuple[RowsByTable, Outcome]:
-        scan = write_volume(self.root, volume, self.run_id)
+        scan = write_volume(self.lake, volume, self.run_id)
         flags = tuple(flag for flag in volume.flags if flag != "patient_unknown")
         flags += () if item.patient_known else ("patient_unknown",)
         columns = set(SCHEMAS["sources"].names)
         source = {
             **self._common(item),
             **{name: value for name, value in volume.attributes.items() if name in columns},
-            "attributes": {name: value for name, value in volume.attributes.items() if name not in columns},
+            "attributes": {
+                **{name: value for name, value in volume.attributes.items() if name not in columns},
+                **self._deidentified(item),
+            },
             "scan_id": scan["scan_id"],
             "patient_id": item.patient_id,
             "study_id": item.study_id,
@@ -127,11 +141,20 @@ class Converter:
         )
         return {"sources": [source], "scans": [scan]}, outcome
 
+    def _deidentified(self, item: Item) -> dict[str, Any]:
+        """Codes of what was done to a DICOM source's identity, and its dates where they are kept."""
+        if item.source.kind != "dicom":
+            return {}
+        shift = self.config.dates == "shift"
+        newest = datetime.now(UTC).date() + timedelta(days=1)  # it is tomorrow already somewhere
+        dates = shifted_dates(dates_of(item.source.files[0], newest), item.days_back) if shift else {}
+        return {"deidentification_codes": method_codes(dates_shifted=shift), **dates}
+
     def _common(self, item: Item) -> dict[str, Any]:
         return {
             "source_id": item.source_id,
             "state": item.state,
-            "collection": self.config.collection,
+            "collection": item.collection,
             "kind": item.source.kind,
             "files": len(item.source.files),
             "slices": item.source.slices,
@@ -145,14 +168,17 @@ class Converter:
 class ConvertSource:
     """The converter in a child process. Ray builds this once per worker and hands it row after row."""
 
-    def __init__(self, root: str, run_id: str, config: IngestConfig, memory_bytes: int) -> None:
-        self._convert = Converter(Path(root), run_id, config)
+    def __init__(self, lake: str, run_id: str, config: IngestConfig, memory_bytes: int) -> None:
+        self._convert = Converter(lake, run_id, config)
         self._isolated = Isolated(self._convert, config.time_limit_s, memory_bytes)
         self._memory_bytes = memory_bytes
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         item: Item = row["item"]
-        return {"outcome": self._refused_by_header(item) or self._decoded(item)}
+        try:
+            return {"outcome": self._refused_by_header(item) or self._decoded(item)}
+        except StorageError as error:  # as a row, since Ray Data turns what is raised into an error of its own
+            return {"outcome": error}
 
     def _refused_by_header(self, item: Item) -> Outcome | None:
         return None if item.source.refusal is None else self._convert.refuse(item, item.source.refusal)
@@ -180,7 +206,7 @@ class ConvertSource:
 
 def reading_options(config: IngestConfig) -> dict[str, Any]:
     """The options that change what a source becomes, and with them its state."""
-    return {"min_slices": config.min_slices, "geometry": config.geometry}
+    return {"min_slices": config.min_slices, "geometry": config.geometry, "dates": config.dates}
 
 
 def all_flags(of_voxels: Sequence[str], of_source: Sequence[str]) -> tuple[str, ...]:

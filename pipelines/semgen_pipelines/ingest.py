@@ -1,4 +1,4 @@
-"""Ingest: sources in folders become scans of the lake, each exactly once, or rows that say why not.
+"""Ingest: sources become scans of the lake, each exactly once, or rows that say why not.
 
 The driver lists sources, asks the tables what is known already, and hands the rest to actors as small rows; an actor
 turns one source into one volume and its rows as a pending file (convert.py); the driver commits pending rows in
@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
 import re
 import time
 from collections import Counter
@@ -22,17 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item, Outcome, all_flags, reading_options
-from semgen_pipelines.manifest import Manifest, read_manifest
 from semgen_pipelines.runtime import ray_session
 from semgen_pipelines.size_classes import SizeClass, size_classes
 from semgen_platform import ids
-from semgen_platform.errors import Busy, ConfigError, Incomplete
+from semgen_platform.errors import Busy, ConfigError, Incomplete, StorageError
+from semgen_platform.formats import files
+from semgen_platform.formats.manifest import Manifest, ManifestRow, is_manifest, read_manifest
 from semgen_platform.formats.reader import CONVERTER_VERSION
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
-from semgen_platform.lake.pending import commit_pending
+from semgen_platform.lake.pending import commit_pending, runs_with_pending
 from semgen_platform.lake.tables import source_state
 from semgen_platform.privacy import Pseudonyms
 from semgen_platform.progress import Progress
@@ -70,7 +70,7 @@ class IngestSummary:
 
 
 def ingest(
-    roots: Sequence[Path],
+    roots: Sequence[str | Path],
     lake: Lake,
     key: bytes,
     config: IngestConfig,
@@ -81,14 +81,14 @@ def ingest(
     address: str | None = None,
     quiet: bool = False,
 ) -> IngestSummary:
-    """Add every source below `roots` to the lake.
+    """Add every source of `roots` (folders, files, globs, s3:// prefixes, manifests) to the lake.
 
     Raises WrongKey, InputError (missing or empty SOURCE, manifest, Ray), Busy (the same ingest runs already) and
     Incomplete (sources without an outcome after Ray's retries; run again).
     """
     started = time.monotonic()
     lake.check_key(key)
-    items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
+    items = list(_items(roots, key, config, manifest_file, quiet=quiet))
     run_id = ids.artefact_id(
         "ingest",
         recipe=config.model_dump(mode="json", exclude={"time_limit_s"}),
@@ -128,7 +128,7 @@ class DryRun:
 
 
 def dry_run(
-    roots: Sequence[Path],
+    roots: Sequence[str | Path],
     lake: Lake,
     key: bytes,
     config: IngestConfig,
@@ -138,7 +138,7 @@ def dry_run(
 ) -> DryRun:
     """What `ingest` would do with the same arguments; nothing is decoded or written. Raises WrongKey, InputError."""
     lake.check_key(key)
-    items = list(_items(roots, key, config, read_manifest(manifest_file, roots), quiet=quiet))
+    items = list(_items(roots, key, config, manifest_file, quiet=quiet))
     known = _tables(lake).known
     before = [known[item.source_id, item.state] for item in items if (item.source_id, item.state) in known]
     fresh = [item for item in items if (item.source_id, item.state) not in known]
@@ -170,9 +170,8 @@ def _bytes_per_second(lake: Lake) -> float:
 
 def _commit_left_over(lake: Lake, run_id: str) -> None:
     """Commit the pending rows of this and of other ingests that were killed; those of a live one are its own."""
-    for folder in sorted((lake.root / "runs").glob(f"i*/{ATTEMPT}/pending")):
-        other = folder.parent.parent.name
-        if not any(folder.glob("*.json")):
+    for other in runs_with_pending(lake):
+        if not other.startswith("i"):
             continue
         try:
             with nullcontext() if other == run_id else hold(lake.storage, other):
@@ -183,27 +182,42 @@ def _commit_left_over(lake: Lake, run_id: str) -> None:
 
 
 def _items(
-    roots: Sequence[Path], key: bytes, config: IngestConfig, manifest: Manifest, *, quiet: bool
+    roots: Sequence[str | Path], key: bytes, config: IngestConfig, manifest_file: Path | None, *, quiet: bool
 ) -> Iterator[Item]:
     """Each source once, with its pseudonyms; the raw identities end here."""
     pseudonyms = Pseudonyms(key, config.patient_namespace)
-    with Progress("ingest: listing", quiet=quiet) as progress:
-        for source in list_sources(*roots):
-            progress.advance()
-            row = manifest.of(source.files)
-            patient = (row.patient_id, "") if row and row.patient_id else source.patient
+    named: list[str | Manifest] = [read_manifest(str(one)) if is_manifest(str(one)) else str(one) for one in roots]
+    manifests = [one for one in named if isinstance(one, Manifest)]
+    if manifest_file is not None:
+        manifests.append(read_manifest(str(manifest_file), [one for one in named if isinstance(one, str)]))
+    with Progress("ingest: listing, files", quiet=quiet) as progress:
+        for source in list_sources(*named, on_files=progress.advance):
+            row = next((row for m in manifests if (row := m.of(source.files)) is not None), ManifestRow())
+            collection = row.collection or config.collection
+            patient = (row.patient_id, "") if row.patient_id else source.patient
+            patient_id, days_back = _pseudonym(pseudonyms, config, collection, source, patient)
             yield Item(
                 source=replace(source, patient=None, study_uid=None, series_uid=None, name_parts=()),
-                source_id=pseudonyms.source(config.collection, source.name_parts),
+                source_id=pseudonyms.source(collection, source.name_parts),
                 state=source_state(source.state(), CONVERTER_VERSION, reading_options(config)),
-                patient_id=pseudonyms.patient(patient)
-                if patient is not None
-                else pseudonyms.unknown_patient(config.collection, _patient_from(config.patient_from, source)),
+                collection=collection,
+                patient_id=patient_id,
                 study_id=pseudonyms.study(source.study_uid) if source.study_uid else "",
                 series_id=pseudonyms.series(source.series_uid) if source.series_uid else "",
                 patient_known=patient is not None,
-                labels=dict(row.labels) if row else {},
+                labels=dict(row.labels),
+                days_back=days_back if config.dates == "shift" else 0,
             )
+
+
+def _pseudonym(
+    pseudonyms: Pseudonyms, config: IngestConfig, collection: str, source: Source, patient: tuple[str, str] | None
+) -> tuple[str, int]:
+    """(pseudonym, days that dates move back) of whoever a source shows. Raises ConfigError for a bad --patient-from."""
+    if patient is not None:
+        return pseudonyms.patient(patient), pseudonyms.days_back(patient)
+    parts = _patient_from(config.patient_from, source)
+    return pseudonyms.unknown_patient(collection, parts), pseudonyms.unknown_days_back(collection, parts)
 
 
 def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
@@ -306,13 +320,16 @@ def _read(ray: Any, size_class: SizeClass, lake: Lake, config: IngestConfig, run
     )
     outcomes = sources.map(
         ConvertSource,
-        fn_constructor_args=(str(lake.root), run_id, config, size_class.memory_bytes),
+        fn_constructor_args=(lake.uri, run_id, config, size_class.memory_bytes),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         memory=size_class.memory_bytes,
     )
     for row in outcomes.iter_rows():
-        yield row["outcome"]
+        outcome: Outcome | StorageError = row["outcome"]
+        if isinstance(outcome, StorageError):
+            raise outcome
+        yield outcome
 
 
 def _finish(
@@ -388,8 +405,8 @@ def _write_report(path: Path, items: Sequence[Item], outcomes: Known) -> None:
 def _where(source: Source) -> dict[str, str]:
     """The file or folder of a source, and the member or folder of members in an archive."""
     paths, inside = {place.path for place in source.files}, {place.member for place in source.files}
-    member = inside.pop() if len(inside) == 1 else os.path.commonpath(inside) if len(paths) == 1 else ""
-    return {"source": os.path.commonpath(paths), "member": member}
+    member = files.common(inside) if len(inside) == 1 or len(paths) == 1 else ""
+    return {"source": files.common(paths), "member": member}
 
 
 def check_rejects(summary: IngestSummary, limit: str | None) -> None:

@@ -6,6 +6,8 @@
             GeometryError (ValueError)   an affine that is no map into patient space
             LakeError                    a lake that cannot be used
                 NotALake, NewerFormat, WrongKey, KeyMissing, NotFound
+            StorageError                 a disk is full, or an object store refuses access
+                Unreachable              a server does not answer
             Busy                         a live process holds what is asked for
         Incomplete                   4   ended incomplete; run the same command again
         Damage                       5   stored data differ from their digests
@@ -62,6 +64,14 @@ class KeyMissing(LakeError):
 
 class NotFound(LakeError, LookupError):
     """A scan, artefact or version is not in the lake."""
+
+
+class StorageError(InputError):
+    """A disk or an object store cannot be read or written: full, broken, or access refused."""
+
+
+class Unreachable(StorageError):
+    """A server does not answer."""
 
 
 class Busy(InputError):

@@ -23,6 +23,8 @@ ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c
         (errors.WrongKey, 3),
         (errors.KeyMissing, 3),
         (errors.NotFound, 3),
+        (errors.StorageError, 3),
+        (errors.Unreachable, 3),
         (errors.Busy, 3),
         (errors.Incomplete, 4),
         (errors.Damage, 5),

@@ -1,26 +1,41 @@
-"""Bytes at an address: whole objects, and creates of which exactly one wins."""
+"""Bytes at an address: whole objects, and creates of which exactly one wins; alike in a folder and on an S3 server."""
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.s3_server import S3Server
 
-from semgen_platform.errors import InputError
-from semgen_platform.storage import Storage
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "lake"))
+from semgen_platform.errors import InputError, StorageError, Unreachable
+from semgen_platform.storage import Storage, delta_options, is_local
 
 
-def test_what_was_put_comes_back_and_lies_in_the_folder(storage: Storage) -> None:
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A new storage of either kind."""
+    if request.param == "folder":
+        return Storage(str(tmp_path / "lake"))
+    server: S3Server = request.getfixturevalue("s3_server")
+    return Storage(f"{server.make_bucket(f'storage-{uuid.uuid4().hex}')}/lake")
+
+
+def test_what_was_put_comes_back(storage: Storage) -> None:
     storage.put("runs/r1/state.json", b"{}")
     assert storage.get("runs/r1/state.json") == b"{}"
-    assert storage.local_root is not None
-    assert (storage.local_root / "runs" / "r1" / "state.json").read_bytes() == b"{}"
+    storage.put_durably("runs/r2/state.json", b"[]")
+    assert storage.get("runs/r2/state.json") == b"[]"
+
+
+def test_a_local_storage_is_a_folder_that_is_made_when_something_is_written(tmp_path: Path) -> None:
+    storage = Storage(tmp_path / "lake")
+    assert storage.get("lake.json") is None
+    assert list(storage.keys()) == []
+    assert not (tmp_path / "lake").exists()
+    storage.put("runs/r1/state.json", b"{}")
+    assert (tmp_path / "lake" / "runs" / "r1" / "state.json").read_bytes() == b"{}"
 
 
 def test_an_absent_object_is_none_and_deleting_it_is_no_error(storage: Storage) -> None:
@@ -55,9 +70,56 @@ def test_of_many_writers_exactly_one_creates(storage: Storage) -> None:
 
 def test_keys_lists_whole_path_parts(storage: Storage) -> None:
     for key in ("runs/a/1", "runs/a/2", "runs/ab/3", "other"):
-        storage.put(key, b"")
+        storage.put(key, b"12")
     assert sorted(storage.keys("runs/a")) == ["runs/a/1", "runs/a/2"]
     assert len(list(storage.keys())) == 4
+    assert storage.sizes("runs/ab") == {"runs/ab/3": 2}
+    assert storage.folders("runs") == ["a", "ab"]
+    assert storage.folders("nothing") == []
+    assert list(storage.keys("nothing")) == []
+
+
+def test_parts_of_an_object_are_read_by_their_places(storage: Storage) -> None:
+    data = bytes(range(256)) * 5000
+    storage.put("shard", data)
+    assert storage.tail("shard", 20) == data[-20:]
+    assert storage.tail("shard", 2 * len(data)) == data
+    assert storage.tail("absent", 20) is None
+    spans = [(900_000, 10), (3, 70_000), (70_003, 1), (3, 2)]
+    assert [bytes(part) for part in storage.ranges("shard", spans)] == [data[a : a + n] for a, n in spans]
+    assert storage.ranges("shard", []) == []
+
+
+def test_the_end_of_an_object_without_bytes_is_nothing(storage: Storage) -> None:
+    storage.put("empty", b"")
+    assert storage.tail("empty", 20) == b""
+
+
+def test_files_of_a_new_folder_become_objects_and_the_last_ones_come_last(storage: Storage) -> None:
+    large = bytes(range(256)) * (80 * 2**10)  # 20 MiB: in parts
+    with storage.new_folder("volumes/a", last=("zarr.json", "complete.json")) as folder:
+        for name in ("complete.json", "zarr.json", "0/zarr.json"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(name)
+        (folder / "0" / "shard").write_bytes(large)
+        if storage.local_root is None:
+            assert not storage.sizes("volumes"), "nothing is there before the block ends"
+    assert storage.get("volumes/a/0/shard") == large
+    assert set(storage.sizes("volumes/a")) == {
+        f"volumes/a/{name}" for name in ("0/shard", "0/zarr.json", "complete.json", "zarr.json")
+    }
+    assert storage.local_root is not None or not folder.exists()
+
+
+def test_a_new_folder_whose_making_failed_has_no_last_file(storage: Storage) -> None:
+    def make() -> None:
+        with storage.new_folder("volumes/a", last=("complete.json",)) as folder:
+            (folder / "0").write_bytes(b"1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        make()
+    assert storage.get("volumes/a/complete.json") is None
 
 
 def test_a_file_address_is_the_folder_it_names(tmp_path: Path) -> None:
@@ -65,6 +127,57 @@ def test_a_file_address_is_the_folder_it_names(tmp_path: Path) -> None:
     assert (tmp_path / "lake" / "lake.json").is_file()
 
 
-def test_an_unknown_scheme_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unknown_scheme_is_one_sentence() -> None:
     with pytest.raises(InputError, match=r"ftp://host/lake has the unknown scheme ftp; give a folder or s3://"):
         Storage("ftp://host/lake")
+    with pytest.raises(InputError, match=r"s3:///lake names no bucket"):
+        Storage("s3:///lake")
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "lake.json").mkdir()
+    with pytest.raises(StorageError, match="cannot be read or written"):
+        Storage(tmp_path / "lake").get("lake.json")
+
+
+@pytest.mark.parametrize("setting", ["", "0.3"])
+def test_a_server_that_is_not_there_is_asked_for_as_long_as_was_set_and_then_named(
+    monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
+        "AWS_ALLOW_HTTP": "true",
+        "NO_PROXY": "127.0.0.1",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "SEMGEN_S3_RETRY_S": setting,
+    }.items():
+        monkeypatch.setenv(name, value)
+    options = delta_options("s3://bucket/lake")
+    assert options is not None
+    assert (options["retry_timeout"], options["AWS_REGION"]) == ("0.3s" if setting else "180s", "us-east-1")
+    if setting:
+        storage = Storage(f"s3://bucket/{uuid.uuid4().hex}")
+        for ask in (
+            lambda: storage.get("lake.json"),
+            lambda: storage.create("lake.json", b""),
+            lambda: list(storage.keys()),
+        ):
+            with pytest.raises(Unreachable, match=r"s3://bucket/\w+ does not answer; .*AWS_ENDPOINT_URL"):
+                ask()
+
+
+def test_local_addresses_need_no_options_of_a_server(tmp_path: Path) -> None:
+    assert is_local(tmp_path)
+    assert is_local(f"file://{tmp_path}")
+    assert not is_local("s3://bucket/lake")
+    assert delta_options(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_a_wrong_key_and_an_absent_bucket_are_named(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = s3_server.make_bucket("rights")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match=r"refuses access; look at AWS_ACCESS_KEY_ID"):
+        Storage(f"{bucket}/wrong").put("lake.json", b"")

@@ -30,7 +30,7 @@ def test_pending_rows_of_all_attempts_are_inserted_once_and_their_files_removed(
 def test_a_crash_before_the_files_are_removed_doubles_nothing(
     lake: Lake, scan_row: Row, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_pending(lake.root, "run", "a1", {"scans": [scan_row("s1")]})
+    path = lake.root / write_pending(lake.root, "run", "a1", {"scans": [scan_row("s1")]})
     left = path.read_bytes()
     commit_pending(lake, "run")
     path.write_bytes(left)
@@ -39,7 +39,7 @@ def test_a_crash_before_the_files_are_removed_doubles_nothing(
 
 
 def test_a_crash_while_a_file_is_written_leaves_nothing_to_read(lake: Lake, scan_row: Row) -> None:
-    path = write_pending(lake.root, "run", "a1", {"scans": [scan_row("s1")]})
+    path = lake.root / write_pending(lake.root, "run", "a1", {"scans": [scan_row("s1")]})
     path.rename(path.with_suffix(".partial"))
     path.with_suffix(".partial").write_text('{"scans": [{"scan_')
     assert commit_pending(lake, "run") == {}

@@ -10,7 +10,7 @@ GIB = 2**30
 
 def item(name: str, voxels: int, size: int = 2**40) -> Item:
     source = Source("nifti", (Place(name),), ((size, 0),), ("path", name), voxels=voxels)
-    return Item(source, name, "state", "patient", "", "", patient_known=True, labels={})
+    return Item(source, "default", name, "state", "patient", "", "", patient_known=True, labels={})
 
 
 def test_the_demand_is_two_and_a_half_float32_volumes_beside_the_process() -> None:

@@ -108,13 +108,24 @@ def test_the_fingerprint_tells_keys_apart_and_holds_nothing_of_them() -> None:
     assert KEY.hex() not in privacy.key_fingerprint(KEY)
 
 
-def test_only_listed_attributes_of_the_right_type_pass() -> None:
-    found = privacy.allowed(
-        {"kernel": "B30f", "kvp": 120.0, "contrast": True, "note": "x", "model": 3, "manufacturer": 1.0}
-    )
-    assert found == {"kernel": "B30f", "kvp": 120.0, "contrast": True}
+def test_the_shift_of_dates_is_1_to_3650_days_and_that_of_the_patient() -> None:
+    names = Pseudonyms(KEY)
+    days = [names.days_back((str(number), "A")) for number in range(2000)]
+    assert min(days) >= 1
+    assert max(days) <= 3650
+    assert len(set(days)) > 1400  # 2,000 draws out of 3,650 days leave 1,540 different ones, give or take 25
+    assert 1700 < sum(days) / len(days) < 1950  # 1825.5 +- 24
+    assert names.days_back(("17", "A")) == names.days_back(("17", "A"))
+    assert Pseudonyms(KEY, "A").days_back(("17", "")) == names.days_back(("17", "A"))
+    others = [
+        Pseudonyms(bytes(32)).days_back(("17", "A")), names.days_back(("17", "B")), names.days_back(("18", "A")),
+        names.unknown_days_back("siteA", ("path", "a")), names.unknown_days_back("siteA", ("path", "b")),
+    ]  # fmt: skip
+    assert len({names.days_back(("17", "A")), *others}) == 6
 
 
-@pytest.mark.parametrize("text", ["DOE^JANE", "19700131", "serial 123456", "a@b.c", "x" * 65, "Müller", "a\nb"])
-def test_texts_that_could_name_somebody_do_not_pass(text: str) -> None:
-    assert privacy.allowed({"model": text}) == {}
+def test_a_pseudonym_does_not_give_the_shift_away() -> None:
+    names = Pseudonyms(KEY)
+    pseudonym = names.patient(("17", "A"))
+    digest = int.from_bytes(base64.b32decode(pseudonym.upper()), "big")
+    assert digest % 3650 + 1 != names.days_back(("17", "A"))

@@ -2,26 +2,31 @@
 
 Nothing is ever extracted under a member's name, so no name can lead anywhere; one that tries is refused all the same.
 Archives come from outside, so that names, counts, sizes and ratios are bounded before memory or disk is taken for them.
-Each process keeps the few archives it used last open; a tar.gz is inflated once into an unnamed temporary file, which
-ends with the process however that ends. Sources: PKWARE APPNOTE 6.3 (zip), POSIX.1-2001 pax (tar), RFC 1952 (gzip).
+Each process keeps the few archives it used last open; a tar.gz is inflated, and a tar of a bucket copied, once into an
+unnamed temporary file, which ends with the process however that ends; a zip of a bucket is read where it is.
+Sources: PKWARE APPNOTE 6.3 (zip), POSIX.1-2001 pax (tar), RFC 1952 (gzip).
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
+import shutil
 import stat
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
+from semgen_platform.formats import files
 from semgen_platform.formats.content import ZIP_MAGIC
 from semgen_platform.formats.refusing import Refused, refusal, refused
 from semgen_platform.volume import Refusal
@@ -36,6 +41,13 @@ MEMBER_LIMIT = 2**35
 RATIO_LIMIT, RATIO_FREE = 200, 2**32
 """An archive may grow by this factor, and the first 4 GiB are free: CT grows two- to fivefold, empty slices more."""
 COPY_BYTES = 2**20
+ZIP_LIST_BYTES = 2**27
+"""Of a zip's list of members: an entry takes 46 bytes and its name, and is many times as large in memory."""
+TEMPORARY_SHARE = 20
+"""Of the temporary folder a twentieth is left to others."""
+REMOTE_FRESH_S = 60.0
+"""So long an archive of a bucket is taken to be what it was; if it is not, its stream says so."""
+GZIP_MAGIC = b"\x1f\x8b"
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED_BIT = 0x1
 
@@ -63,7 +75,16 @@ class _Opened:
     close: Callable[[], None]
 
 
-_opened: OrderedDict[tuple[str, int, int], _Opened] = OrderedDict()
+@dataclass(eq=False)
+class _Kept:
+    """An archive that stays open, as it was at its validator, which was asked for last at `checked` (monotonic)."""
+
+    archive: _Opened
+    validator: tuple[int, int]
+    checked: float
+
+
+_kept: OrderedDict[str, _Kept] = OrderedDict()
 
 
 def members(path: str) -> tuple[Member, ...]:
@@ -91,22 +112,34 @@ def open_member(path: str, name: str) -> BinaryIO:
 
 
 def _archive(path: str) -> _Opened:
-    status = os.stat(path)
-    key = (path, status.st_size, status.st_mtime_ns)
-    found = _opened.pop(key, None)
-    if found is None:
-        with _refusals():
-            found = _open_zip(path) if _begins_as_zip(path) else _open_tar(path)
-    _opened[key] = found
-    while len(_opened) > OPEN_ARCHIVES:
-        _opened.popitem(last=False)[1].close()
-    return found
+    kept = _kept.pop(path, None)
+    now = time.monotonic()
+    if kept is None or not files.is_remote(path) or now - kept.checked > REMOTE_FRESH_S:
+        validator = files.validator(path)
+        if kept is not None and kept.validator != validator:
+            kept.archive.close()
+            kept = None
+        kept = kept or _Kept(_open(path, *validator), validator, now)
+        kept.checked = now
+    _kept[path] = kept
+    while len(_kept) > OPEN_ARCHIVES:
+        _kept.popitem(last=False)[1].archive.close()
+    return kept.archive
 
 
-def _begins_as_zip(path: str) -> bool:
+def _open(path: str, size: int, stamp: int) -> _Opened:
     """By the first bytes: zipfile would find a zip at the end of a tar, and miss all else in it."""
-    with Path(path).open("rb") as file:
-        return file.read(4).startswith(ZIP_MAGIC)
+    with ExitStack() as closing, _refusals():
+        file = closing.enter_context(files.open_file(path))
+        is_zip = file.read(4).startswith(ZIP_MAGIC)
+        file.seek(0)
+        if is_zip:
+            opened = _open_zip(file, size)
+        else:
+            plain = closing.enter_context(_plain_tar(file, size, remote=files.is_remote(path)))
+            opened = _open_tar(plain, stamp)
+        closing.pop_all()
+    return opened
 
 
 @contextmanager
@@ -168,26 +201,40 @@ def _check_growth(inflated: int, stored: int) -> None:
 # --- zip ---
 
 
-def _open_zip(path: str) -> _Opened:
-    if not zipfile.is_zipfile(path):
+def _open_zip(stream: BinaryIO, size: int) -> _Opened:
+    if not zipfile.is_zipfile(stream):
         raise refused("truncated", "the archive ends before its list of members")
-    file = zipfile.ZipFile(path)
-    try:
-        if min((info.header_offset for info in file.infolist()), default=0):
-            raise refused("corrupt", "the archive does not begin with its first member: another was put before it")
-        infos = [info for info in file.infolist() if not info.filename.endswith("/")]
-        _check_names([_clean(info.filename) for info in infos])
-        _check_growth(sum(info.file_size for info in infos), os.stat(path).st_size)
-        listed, number = _indexed([_zip_member(info) for info in infos])
-    except BaseException:
-        file.close()
-        raise
+    bounded = _ListBounded(stream)
+    file: Any = zipfile.ZipFile(bounded)
+    bounded.limit = None
+    if min((info.header_offset for info in file.infolist()), default=0):
+        raise refused("corrupt", "the archive does not begin with its first member: another was put before it")
+    infos = [info for info in file.infolist() if not info.filename.endswith("/")]
+    _check_names([_clean(info.filename) for info in infos])
+    _check_growth(sum(info.file_size for info in infos), size)
+    listed, number = _indexed([_zip_member(info) for info in infos])
 
     def open_number(number: int) -> io.RawIOBase:
         with _refusals():
             return _Translated(file.open(infos[number]))
 
-    return _Opened(listed, number, open_number, file.close)
+    return _Opened(listed, number, open_number, stream.close)
+
+
+class _ListBounded:
+    """The stream of a zip, of which no list of members is read that is larger than the limit, if there is one."""
+
+    limit: int | None
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._read, self.limit = stream.read, ZIP_LIST_BYTES
+        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+        self.seekable = stream.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if self.limit is not None and size > self.limit:
+            raise refused("too_many_members", "the archive's list of members is too long", limit_bytes=self.limit)
+        return self._read(size)
 
 
 def _check_names(names: list[str]) -> None:
@@ -253,29 +300,27 @@ class _Translated(io.RawIOBase):
 # --- tar ---
 
 
-def _open_tar(path: str) -> _Opened:
-    file = _plain_tar(path)
-    try:
-        infos = []
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else it keeps each of them a second time
-                if not info.isdir():
-                    infos.append(info)
-                if len(infos) > MOST_MEMBERS:
-                    break
-            else:
-                _check_end(file, tar.offset)
-        end = os.fstat(file.fileno()).st_size
-        listed, number = _indexed([_tar_member(info, end, os.stat(path).st_mtime_ns) for info in infos])
-    except BaseException:
-        file.close()
-        raise
-
-    def open_number(number: int) -> io.RawIOBase:
-        return _Part(file.fileno(), infos[number].offset_data, infos[number].size)
-
-    return _Opened(listed, number, open_number, file.close)
+def _open_tar(file: Any, stamp: int) -> _Opened:
+    """stamp : time of change of the archive, for members that have none of their own."""
+    end = os.fstat(file.fileno()).st_size
+    listed: list[Member] = []
+    places: list[tuple[int, int]] = []  # (start, size), in which a long list takes less than in what tarfile gives
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        behind = 0
+        for info in tar:
+            tar.members = []  # type: ignore[attr-defined]  # else it keeps each of them a second time
+            if tar.offset <= behind:
+                raise refused("corrupt", "a member of the archive has a size that leads back to an earlier one")
+            behind = tar.offset
+            if not info.isdir():
+                listed.append(_tar_member(info, end, stamp))
+                places.append((info.offset_data, info.size))
+            if len(listed) > MOST_MEMBERS:
+                break
+        else:
+            _check_end(file, tar.offset)
+    members, number = _indexed(listed)
+    return _Opened(members, number, lambda n: _Part(file.fileno(), *places[n]), file.close)
 
 
 def _check_end(file: Any, offset: int) -> None:
@@ -289,8 +334,7 @@ def _check_end(file: Any, offset: int) -> None:
         raise refused("corrupt", "the archive is damaged behind one of its members")
 
 
-def _tar_member(info: tarfile.TarInfo, end: int, whole: int) -> Member:
-    """whole : time of change of the archive, for members that have none of their own."""
+def _tar_member(info: tarfile.TarInfo, end: int, stamp: int) -> Member:
     fault = _name_fault(info.name) or _size_fault(info.size)
     if fault is None and not info.isreg():
         fault = refusal("not_an_image", "the member is a link, pipe or device and no regular file")
@@ -298,27 +342,28 @@ def _tar_member(info: tarfile.TarInfo, end: int, whole: int) -> Member:
         fault = refusal("unsupported_format", "the member is stored with holes; pack it without --sparse")
     if fault is None and info.offset_data + info.size > end:
         fault = refusal("truncated", "the archive ends within this member", bytes=end - info.offset_data)
-    return Member(_clean(info.name), info.size, (info.size, int(info.mtime * 1e9) or whole), fault)
+    return Member(_clean(info.name), info.size, (info.size, int(info.mtime * 1e9) or stamp), fault)
 
 
-def _plain_tar(path: str) -> Any:
-    """The archive as a plain tar that can be read anywhere: the file itself, or what is inflated of a gzip one."""
+def _plain_tar(file: BinaryIO, size: int, *, remote: bool) -> Any:
+    """The archive as a plain tar on a disk: the file itself, or a copy of what is far or inflated of a gzip one."""
+    zipped = file.read(2) == GZIP_MAGIC
+    file.seek(0)
+    if not zipped and not remote:
+        return file
+    inflated = 0
     with ExitStack() as closing:
-        file = closing.enter_context(Path(path).open("rb"))
-        if file.read(2) != b"\x1f\x8b":
-            file.seek(0)
-            closing.pop_all()
-            return file
-        file.seek(0)
-        plain, stored, inflated = tempfile.TemporaryFile(), os.fstat(file.fileno()).st_size, 0  # noqa: SIM115
-        closing.enter_context(plain)
-        inflating = closing.enter_context(gzip.GzipFile(fileobj=file))
-        while block := inflating.read(COPY_BYTES):
+        plain = closing.enter_context(tempfile.TemporaryFile())
+        reading: Any = closing.enter_context(gzip.GzipFile(fileobj=file)) if zipped else file
+        while block := reading.read(COPY_BYTES):
+            disk = shutil.disk_usage(tempfile.gettempdir())
+            if disk.free < disk.total // TEMPORARY_SHARE:
+                raise OSError(errno.ENOSPC, "the temporary folder is full")
             inflated += plain.write(block)
-            _check_growth(inflated, stored)
+            _check_growth(inflated, size)
         plain.seek(0)
-        closing.pop_all()
         file.close()
+        closing.pop_all()
         return plain
 
 

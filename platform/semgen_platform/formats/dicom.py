@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from semgen_platform import privacy
 from semgen_platform.formats.dicom_header import number, numbers, read_dataset, text, texts
 from semgen_platform.formats.dicom_object import is_multiframe
+from semgen_platform.formats.dicom_privacy import TAGS as PRIVACY_TAGS
+from semgen_platform.formats.dicom_privacy import names_in, shows_capture
 from semgen_platform.formats.multiframe import GROUP_TAGS, frames_of
 from semgen_platform.formats.pixels import (
     LAYOUT_TAGS,
@@ -49,8 +51,8 @@ ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
 HEADER_TAGS = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     *LAYOUT_TAGS, "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "RescaleType", "PixelPaddingValue", "BurnedInAnnotation", "ContrastBolusAgent", "SOPClassUID", *GROUP_TAGS,
-    *ATTRIBUTE_TAGS.values(),
+    "RescaleType", "PixelPaddingValue", "ContrastBolusAgent", "SOPClassUID", *GROUP_TAGS, *ATTRIBUTE_TAGS.values(),
+    *PRIVACY_TAGS,
 ]  # fmt: skip
 HOUNSFIELD_TYPES = ("", "HU", "US")  # of RescaleType: Hounsfield units, or nothing said
 
@@ -70,6 +72,8 @@ class Slice:
     burned_in: bool
     hounsfield: bool
     """False where the header names another unit, as maps of iodine or effective atomic number do."""
+    kernel: str
+    """As found, only to be compared: whether it may leave the file is decided for `attributes`."""
 
 
 def read_series(
@@ -196,8 +200,9 @@ def _slice(header: Any, pixels: Encoded) -> Slice:
         padding=number(header, "PixelPaddingValue"),
         faults=tuple(_slice_faults(header)),
         attributes=_attributes(header),
-        burned_in=text(header, "BurnedInAnnotation").upper() == "YES",
+        burned_in=shows_capture(header),
         hounsfield=text(header, "RescaleType").upper() in HOUNSFIELD_TYPES,
+        kernel="/".join(texts(header, "ConvolutionKernel")),
     )
 
 
@@ -220,7 +225,7 @@ def _attributes(dataset: Any) -> dict[str, Any]:
             found[name] = value
     if "ContrastBolusAgent" in dataset:
         found["contrast"] = text(dataset, "ContrastBolusAgent").upper() not in ("", "NONE", "NO")
-    return privacy.allowed(found)
+    return privacy.allowed(found, names_in(dataset))
 
 
 def _slice_faults(dataset: Any) -> list[Refusal]:
@@ -250,7 +255,7 @@ def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
     if 0 < without < len(slices):
         sentence = f"{without} of {len(slices)} slices have neither slope nor intercept, and the others have"
         faults.append(refusal("inconsistent_rescale", sentence, slices=len(slices), without=without))
-    kernels = {s.attributes["kernel"] for s in slices if "kernel" in s.attributes}
+    kernels = {s.kernel for s in slices if s.kernel}
     if len(kernels) > 1:
         sentence = f"the slices are of {len(kernels)} reconstruction kernels, and too few of one to be a volume"
         faults.append(refusal("ambiguous_split", sentence, kernels=len(kernels)))

@@ -6,9 +6,11 @@ Pixels are never touched here. Sources: DICOM PS3.4 annex B.5 (storage SOP class
 
 from __future__ import annotations
 
+import struct
 import sys
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 from semgen_platform.formats.dicom_header import number, numbers, read_dataset, text, texts
 from semgen_platform.formats.multiframe import GROUP_TAGS, frames_of
@@ -77,7 +79,7 @@ class DicomObject:
 
     place: Place
     relative: tuple[str, ...]
-    """Path below the root, and the member of an archive."""
+    """Path below the root, and the member of an archive; nothing for what its series names."""
     validator: Validator
     series_uid: str
     study_uid: str
@@ -92,24 +94,24 @@ class DicomObject:
         return "" if self.refusal is None else self.refusal.reasons[0]
 
 
-def read_object(place: Place, relative: tuple[str, ...], validator: Validator) -> DicomObject:
-    """The listing's record of one DICOM file; a header that cannot be parsed is refused in the record."""
+def read_object(place: Place, relative: tuple[str, ...], validator: Validator, stream: BinaryIO) -> DicomObject:
+    """The listing's record of one open DICOM file; a header that cannot be parsed is refused in the record."""
     try:
-        dataset = read_dataset(place, tags=LISTING_TAGS)
+        dataset = read_dataset(place, tags=LISTING_TAGS, stream=stream)
         no = object_refusal(dataset)
         headers = frames_of(dataset) if no is None and is_multiframe(dataset) else [dataset]
     except Refused as error:
         return DicomObject(place, relative, validator, "", "", None, error.refusal, (Traits(),))
     if no is None and any(_is_localizer(header) for header in headers):
         no = refusal("localizer", SENTENCES["localizer"])
-    patient_id = text(dataset, "PatientID")
+    patient_id, series_uid = text(dataset, "PatientID"), sys.intern(text(dataset, "SeriesInstanceUID"))
     return DicomObject(
         place=place,
-        relative=relative,
+        relative=() if series_uid else relative,
         validator=validator,
-        series_uid=sys.intern(text(dataset, "SeriesInstanceUID")),
+        series_uid=series_uid,
         study_uid=sys.intern(text(dataset, "StudyInstanceUID")),
-        patient=(sys.intern(patient_id), sys.intern(text(dataset, "IssuerOfPatientID"))) if patient_id else None,
+        patient=_same((patient_id, text(dataset, "IssuerOfPatientID"))) if patient_id else None,
         refusal=no,
         frames=tuple(_traits(header) for header in headers) if no is None else (Traits(),),
     )
@@ -120,13 +122,28 @@ def _traits(dataset: Any) -> Traits:
     return Traits(
         image_type=sys.intern("/".join(texts(dataset, "ImageType")).upper()),
         kernel=sys.intern("/".join(texts(dataset, "ConvolutionKernel"))),
-        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        orientation=_shared(numbers(dataset, "ImageOrientationPatient", 6)),
         position_mm=numbers(dataset, "ImagePositionPatient", 3),
-        pixel_spacing_mm=numbers(dataset, "PixelSpacing", 2),
-        shape_yx=(int(rows), int(columns)),
+        pixel_spacing_mm=_shared(numbers(dataset, "PixelSpacing", 2)),
+        shape_yx=_same((int(rows), int(columns))),
         time_point=sys.intern(text(dataset, "TemporalPositionIdentifier")),
         acquisition=sys.intern(text(dataset, "AcquisitionNumber")),
     )
+
+
+def _shared(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The same tuple for the same numbers, bit for bit, since a million slices have few directions and pixel sizes."""
+    return None if values is None else _unpacked(struct.pack(f"{len(values)}d", *values))
+
+
+@lru_cache(maxsize=4096)
+def _unpacked(numbers: bytes) -> tuple[float, ...]:
+    return struct.unpack(f"{len(numbers) // 8}d", numbers)
+
+
+@lru_cache(maxsize=4096)
+def _same(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+    return pair
 
 
 def object_refusal(dataset: Any) -> Refusal | None:

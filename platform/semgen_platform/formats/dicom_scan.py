@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -47,7 +47,7 @@ class _Unusual(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ScannedHeader:
-    """As much of a pydicom dataset as dicom_header.py asks for, with the elements that were wanted and present.
+    """As much of a pydicom dataset as this room asks for, with the elements that were wanted and present.
 
     pixel_data : (VR or b"", offset in the file, length) of PixelData.
     """
@@ -69,9 +69,18 @@ class ScannedHeader:
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword)[0] in self.found
 
+    def get_item(self, tag: int) -> bytes | None:
+        """The bytes of a value as they lie in the file, None where there is none."""
+        raw = self.found.get(tag)
+        return None if raw is None else raw[1]
+
+    def keys(self) -> Set[int]:
+        """Tags."""
+        return self.found.keys()
+
 
 def scan_header(stream: BinaryIO, tags: tuple[str, ...]) -> ScannedHeader | None:
-    """The elements of these keywords before PixelData, or None for a file that is left to pydicom. Raises OSError."""
+    """The elements of these keywords or hexadecimal tags before PixelData, or None for a file that is left to pydicom. Raises OSError."""
     head = b""
     for size in HEAD_SIZES:
         head += stream.read(size - len(head))
@@ -192,11 +201,11 @@ def _wanted(tags: tuple[str, ...]) -> tuple[frozenset[int], frozenset[int]]:
 
 @lru_cache(maxsize=1024)
 def _tag(keyword: str) -> tuple[int, bool]:
-    """(tag of a keyword, whether its VR depends on PixelRepresentation)."""
+    """(tag of a keyword or of eight hexadecimal digits, whether its VR depends on PixelRepresentation)."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-    tag = tag_for_keyword(keyword)
-    assert tag is not None, f"{keyword} is no keyword of the data dictionary"
+    found = tag_for_keyword(keyword)
+    tag = int(keyword, 16) if found is None else found
     return tag, " or " in dictionary_VR(tag)
 
 

@@ -1,23 +1,24 @@
-"""Where the bytes of one file lie: in a file of a folder, or in a member of an archive."""
+"""Where the bytes of one file lie: in a file of a folder, in an object of a bucket, or in a member of an archive."""
 
 from __future__ import annotations
 
-import os
-import stat
+import posixpath
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from semgen_platform.formats import archive
+from semgen_platform.formats import archive, files
 from semgen_platform.formats.refusing import refused
 
 Validator = tuple[int, int]
-"""(size in bytes, mtime_ns) of a file, or a member's own (archive.Member): what changes when the bytes do."""
+"""(size in bytes, mtime_ns) of a file, (size, digest of its etag) of an object, or a member's own (archive.Member):
+what changes when the bytes do."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Place:
-    """path : absolute path of the file, or of the archive.  member : name in the archive, "" for the file itself."""
+    """path : absolute path of the file, or of the archive, or its s3:// address.  member : name in the archive, "" for
+    the file itself."""
 
     path: str
     member: str = ""
@@ -35,15 +36,15 @@ class Place:
         """A relative name in the same folder."""
         if self.member:
             return replace(self, member=str(PurePosixPath(self.member).parent / name))
-        return Place(str(Path(self.path).parent / name))
+        return Place(f"{files.parent(self.path).rstrip('/')}/{posixpath.normpath(name)}")
 
     def open(self) -> BinaryIO:
         """The bytes as a seekable stream. Raises OSError, Refused for a member that cannot be read."""
-        return archive.open_member(self.path, self.member) if self.member else Path(self.path).open("rb")
+        return archive.open_member(self.path, self.member) if self.member else files.open_file(self.path)
 
     def exists(self) -> bool:
         """Whether there is such a file or member. Raises Refused for an archive that cannot be read, OSError."""
-        return archive.find(self.path, self.member) is not None if self.member else Path(self.path).is_file()
+        return archive.find(self.path, self.member) is not None if self.member else files.is_file(self.path)
 
     def validator(self) -> Validator:
         """Raises Refused for what is no regular file or no member, OSError."""
@@ -52,10 +53,7 @@ class Place:
             if found is None:
                 raise refused("unreadable", "the archive has no such member")
             return found.validator
-        status = os.stat(self.path)
-        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-            raise refused("not_an_image", "this is no regular file but a pipe, socket or device")
-        return status.st_size, status.st_mtime_ns
+        return files.validator(self.path)
 
     def size(self) -> int:
         """Bytes, by the file system or by the archive's own list. Raises as `validator` does."""

@@ -68,8 +68,8 @@ def _read(source: Source, min_slices: int, repair: bool) -> Volume:
 def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:
     """The volume in canonical axes with padding and flags. Raises Refused for what no format module looks at."""
     _check_affine(volume)
-    _check_finite(volume)
     volume = canonical(volume, owned=True)
+    _check_finite(volume)  # in the type that is kept: a float64 may be beyond float32
     counts = volume.histogram
     faults = [
         no

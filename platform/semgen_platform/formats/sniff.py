@@ -1,25 +1,32 @@
-"""Sources below a folder: every DICOM series, volume file and other single file, found by content.
+"""Sources: every DICOM series, volume file and other single file of what a user names, found by content.
 
-Walks folder by folder in sorted order and never decodes a voxel. Volume files and other files come as they are met;
-DICOM files come at the end, since a series may lie in several folders. Members of zip and tar archives are looked at in
-place. What a DICOM object is, dicom_object.py says.
+Never decodes a voxel. Volume files and other files come as they are met; DICOM files come at the end, since a series
+may lie in several folders, and wait as small records. Members of zip and tar archives are looked at in place. How files
+are found, walking.py and manifest.py say, and dicom_object.py what a DICOM object is.
+
+No list of an archive's members is kept for the next run: what a listing needs of a member are its headers, which name
+patients and so may lie in no cache, and for these the archive is inflated anyway.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from itertools import chain, islice
+from os import PathLike, fspath
 
 from semgen_platform.errors import InputError
-from semgen_platform.formats import archive, metaimage, nrrd
+from semgen_platform.formats import archive, files, metaimage, nrrd, remote
 from semgen_platform.formats.content import HEAD_BYTES, Content, content_of, inflated, nifti_shape_xyz
 from semgen_platform.formats.dicom_object import DicomObject, read_object
+from semgen_platform.formats.manifest import Manifest, is_manifest, read_manifest
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, quiet_libraries, refusal, refused
 from semgen_platform.formats.source import Kind, Source
 from semgen_platform.formats.splitting import split
+from semgen_platform.formats.walking import Found, Root, root_at, walk
 from semgen_platform.volume import Refusal
 
 VOLUME_EXTENSIONS = (".nii", ".nii.gz", ".dcm", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -34,122 +41,148 @@ KINDS: dict[Content, Kind] = {
 }
 
 UNPLACED = "Analyze files say neither orientation nor position; convert from the original scan"
+AT_ONCE = 256  # files that are looked at before the sources among them are handed on
 
 
-def list_sources(*roots: Path) -> Iterator[Source]:
-    """Every source below folders (any nesting), or the one that a file is; a series may lie below several of them.
+def list_sources(
+    *given: str | PathLike[str] | Manifest, on_files: Callable[[int], object] = lambda count: None
+) -> Iterator[Source]:
+    """Every source of folders (any nesting), files, globs, s3:// prefixes and manifests; a series may lie in several.
 
-    Raises InputError if a root is missing, and, while it is walked, if it holds no file or a file that another root has
-    under the same name: a file is named by its path below its root.
+    on_files : called with the number of files that were looked at since the last call, long before their sources come.
+    Raises InputError if a local one is missing, and, while it is walked, if one has no file, or a file that another has
+    under the same name: a file is named by its path below what was given.
     """
-    absolute = [Path(root).absolute() for root in roots]
-    for root in absolute:
-        if not root.exists():
-            raise InputError(f"source {root} does not exist; give a folder or a file of scans")
-    return _sources(absolute)
+    opened = [one if isinstance(one, Manifest) else _manifest_or_address(fspath(one)) for one in given]
+    roots = [one.roots() if isinstance(one, Manifest) else [root_at(one)] for one in opened]
+    several = len(given) > 1 or any(isinstance(one, Manifest) for one in opened)
+    return _sources(chain.from_iterable(roots), _Named() if several else None, on_files)
 
 
-def _sources(roots: Sequence[Path]) -> Iterator[Source]:
+def _manifest_or_address(address: str) -> Manifest | str:
+    return read_manifest(address) if is_manifest(address) else address
+
+
+def _sources(roots: Iterable[Root], named: _Named | None, on_files: Callable[[int], object]) -> Iterator[Source]:
+    """named : None for a single root, where nothing comes twice, and a large archive need not be remembered."""
     dicom: list[DicomObject] = []
-    data_files: set[Place] = set()  # of detached headers; part of those sources, and none of their own
-    walked, names = set[Path](), set[tuple[str, ...]]()
+    others = _Others()
     for root in roots:
-        base, empty = root if root.is_dir() else root.parent, True
-        for files in _folders(root):
-            empty = empty and not files
-            new = [file for file in files if file not in walked]
-            with quiet_libraries():
-                found = [
-                    item for file in new for item in _look_at(Place(str(file)), (file.relative_to(base).as_posix(),))
-                ]
-            dicom.extend(item for item in found if isinstance(item, DicomObject))
-            sources = [item for item in found if isinstance(item, Source)]
-            if len(roots) > 1:  # else nothing comes twice, and a large archive need not be remembered
-                walked.update(new)
-                sources = [_named_apart(source, root, names) for source in sources]
-            data_files.update(file for source in sources for file in source.files[1:])
-            yield from (s for s in sources if s.kind != "other" or s.files[0] not in data_files)
-        if empty:
-            raise InputError(f"source {root} holds no file; give a folder of scans")
+        for batch in walk(root):
+            new = batch.found if named is None else (found for found in batch.found if named.is_new(found.place))
+            for items in _some(chain.from_iterable(_look_at(found) for found in new)):
+                on_files(len(items))
+                dicom.extend(item for item in items if isinstance(item, DicomObject))
+                for source in (item for item in items if isinstance(item, Source)):
+                    source = source if named is None else named.apart(source, root)
+                    others.data_files.update(source.files[1:])
+                    if source.kind == "other":
+                        others.add(source)
+                    else:
+                        yield source
+            yield from others.left(batch.still_open)
+        yield from others.left("")
     yield from _series(dicom)
 
 
-def _named_apart(source: Source, root: Path, names: set[tuple[str, ...]]) -> Source:
-    """The source, whose name no source of another root has. Raises InputError for two scans of one name: the second
-    would be taken for the first."""
-    if source.name_parts in names:
+def _some(items: Iterator[Source | DicomObject]) -> Iterator[list[Source | DicomObject]]:
+    """The items, a few at a time; the libraries that find them are kept quiet, and those that take them are not."""
+    while True:
+        with quiet_libraries():
+            few = list(islice(items, AT_ONCE))
+        if not few:
+            return
+        yield few
+
+
+class _Others:
+    """Files that are no scan wait until their folder is left, since a detached header there may name them as its data;
+    then they are part of that source, and none of their own."""
+
+    def __init__(self) -> None:
+        self.data_files = set[Place]()
+        self._waiting: dict[str, list[Source]] = {}
+
+    def add(self, source: Source) -> None:
+        self._waiting.setdefault(files.parent(str(source.files[0])), []).append(source)
+
+    def left(self, still_open: str) -> Iterator[Source]:
+        """Those of folders of which no more files come: all but `still_open` and the folders above it."""
+        for folder in [folder for folder in self._waiting if not f"{still_open}/".startswith(f"{folder}/")]:
+            yield from (s for s in self._waiting.pop(folder) if s.files[0] not in self.data_files)
+
+
+class _Named:
+    """What was met so far, as digests: paths and names of a million files would take a gigabyte."""
+
+    def __init__(self) -> None:
+        self._met, self._names = set[bytes](), set[bytes]()
+
+    def is_new(self, place: Place) -> bool:
+        """Whether a file was not met below another root, which may be the folder above."""
+        return _added(self._met, str(place))
+
+    def apart(self, source: Source, root: Root) -> Source:
+        """The source, whose name no source of another root has. Raises InputError for two scans of one name: the
+        second would be taken for the first."""
+        if _added(self._names, "\n".join(source.name_parts)):
+            return source
         if source.kind != "other":
             raise InputError(
                 "two of the given sources hold a scan of the same name below them; give the folder above both instead, "
                 "or ingest them one by one into collections of their own"
             )
-        source = replace(source, name_parts=(source.name_parts[0], str(root), *source.name_parts[1:]))
-    names.add(source.name_parts)
-    return source
+        source = replace(source, name_parts=(source.name_parts[0], root.path, *source.name_parts[1:]))
+        _added(self._names, "\n".join(source.name_parts))
+        return source
 
 
-def _folders(root: Path) -> Iterator[list[Path]]:
-    """The sorted entries of each folder that are no folders; a folder that a link leads back to is entered once."""
-    if not root.is_dir():
-        yield [root]
-        return
-    pending, entered = [root], set[tuple[int, int]]()
-    while pending:
-        folder = pending.pop()
-        try:
-            status = folder.stat()
-            entries = [] if (status.st_dev, status.st_ino) in entered else sorted(folder.iterdir())
-        except OSError:
-            yield [folder]  # refused as unreadable where it is looked at
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders = {entry for entry in entries if _is_folder(entry)}
-        pending.extend(sorted(folders, reverse=True))
-        yield [entry for entry in entries if entry not in folders]
+def _added(digests: set[bytes], text: str) -> bool:
+    """Whether the text was not among them; it is then."""
+    before = len(digests)
+    digests.add(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest())
+    return len(digests) > before
 
 
-def _is_folder(entry: Path) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # refused as unreadable where it is looked at
-
-
-def _look_at(place: Place, relative: tuple[str, ...]) -> Iterator[Source | DicomObject]:
+def _look_at(found: Found) -> Iterator[Source | DicomObject]:
     """What one file is; an archive is what its members are, or one refused source where it cannot be read."""
+    place, relative = found.place, found.relative
     other = Source(kind="other", files=(place,), validators=((0, 0),), name_parts=("path", *relative))
     try:
-        other = replace(other, validators=(place.validator(),))
-        with place.open() as stream:
+        validator, stream = found.open()
+        other = replace(other, validators=(validator,))
+        with stream:
             head = stream.read(HEAD_BYTES)
-        found = content_of(head)
-        if found in ("zip", "tar") and not place.member:
-            listed = archive.members(place.path)
-            if not listed:
-                raise refused("not_an_image", "the archive holds no file")
-            for member in listed:
-                yield from _look_at(Place(place.path, member.name), (*relative, member.name))
-            return
+            content = content_of(head)
+            dicom = read_object(place, relative, validator, stream) if content == "dicom" else None
+        if dicom is not None:
+            yield dicom
+        elif content in ("zip", "tar") and not place.member:
+            yield from _members(place, relative)
+        elif content in KINDS:
+            yield _volume_file(place, content, head, replace(other, kind=KINDS[content]))
+        else:
+            yield replace(other, refusal=_not_a_volume(content, place.name.lower().endswith(VOLUME_EXTENSIONS)))
     except Refused as no:
         yield replace(other, refusal=no.refusal)
-        return
+    except remote.ServerGone as error:
+        if not remote.answers(place.path):
+            raise InputError("the server of a source does not answer any more; run again when it does") from None
+        yield replace(other, refusal=_unreadable(error))
     except OSError as error:
-        unreadable = refusal("unreadable", "the file or folder cannot be read", errno=error.errno or 0)
-        yield replace(other, refusal=unreadable)
-        return
-    if found == "dicom":
-        yield _dicom_object(place, relative, other)
-    elif found in KINDS:
-        yield _volume_file(place, found, head, replace(other, kind=KINDS[found]))
-    else:
-        yield replace(other, refusal=_not_a_volume(found, place.name.lower().endswith(VOLUME_EXTENSIONS)))
+        yield replace(other, refusal=_unreadable(error))
 
 
-def _dicom_object(place: Place, relative: tuple[str, ...], other: Source) -> Source | DicomObject:
-    try:
-        return read_object(place, relative, other.validators[0])
-    except OSError as error:
-        return replace(other, refusal=refusal("unreadable", "the file cannot be read", errno=error.errno or 0))
+def _members(place: Place, relative: tuple[str, ...]) -> Iterator[Source | DicomObject]:
+    listed = archive.members(place.path)
+    if not listed:
+        raise refused("not_an_image", "the archive holds no file")
+    for member in listed:
+        yield from _look_at(Found(Place(place.path, member.name), (*relative, member.name)))
+
+
+def _unreadable(error: OSError) -> Refusal:
+    return refusal("unreadable", "the file or folder cannot be read", errno=error.errno or 0)
 
 
 def _volume_file(place: Place, found: Content, head: bytes, source: Source) -> Source:

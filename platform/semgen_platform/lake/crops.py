@@ -12,7 +12,6 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from semgen_platform.lake.pyramid import Shape, level_affine
 from semgen_platform.lake.selection import Scan
 from semgen_platform.lake.shards import StoredLevel
 from semgen_platform.lake.volumes import open_level
+from semgen_platform.storage import Address
 
 FloatArray = NDArray[np.float64]
 Spacing = tuple[float, float, float]
@@ -54,14 +54,14 @@ class CoarseVolume:
 
 
 class CropReader:
-    """Reads the volumes of `scans` below a lake's `root`.
+    """Reads the volumes of `scans` in the lake at an address.
 
     It can be pickled and opens files when it first reads. A process forked from one that had read is refused: start
     workers with spawn.
     """
 
-    def __init__(self, root: Path, scans: Sequence[Scan]) -> None:
-        self._root = root
+    def __init__(self, lake: Address, scans: Sequence[Scan]) -> None:
+        self._lake = lake
         self._scans = {scan.scan_id: scan for scan in scans}
         self._open: dict[tuple[str, int], StoredLevel] = {}
         self._process: int | None = None
@@ -119,7 +119,7 @@ class CropReader:
         self._process = os.getpid()
         level = self._open.get((scan_id, number))
         if level is None:
-            level = open_level(self._root, scan_id, self._scan(scan_id).attempt, number)
+            level = open_level(self._lake, scan_id, self._scan(scan_id).attempt, number)
             if len(self._open) >= OPEN_LEVELS:
                 self._open.pop(next(iter(self._open)), None)
             self._open[scan_id, number] = level

@@ -13,22 +13,31 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from semgen_platform.errors import ConfigError, Incomplete, InputError, NewerFormat, NotALake, WrongKey
+from semgen_platform.errors import (
+    ConfigError,
+    Incomplete,
+    InputError,
+    LakeError,
+    NewerFormat,
+    NotALake,
+    Unreachable,
+    WrongKey,
+)
 from semgen_platform.ids import selection_digest
 from semgen_platform.lake import selection
-from semgen_platform.lake.query import Query, open_table, quoted, table_address, table_files
+from semgen_platform.lake.query import Query, open_table, quoted, table_address
 from semgen_platform.lake.selection import Scan
 from semgen_platform.lake.tables import DELTA_CONFIGURATION, KEYS, SCHEMAS, Row, key_of, schema_of, to_arrow
 from semgen_platform.lake.versions import LakeVersion, create_version, newest_number, read_version, version_numbers
 from semgen_platform.privacy import key_fingerprint
-from semgen_platform.storage import Storage
+from semgen_platform.storage import Storage, delta_options, explained, persistently, retry_s, storage_at
 
 FORMAT = 1
 LAKE_FILE = "lake.json"
@@ -39,17 +48,16 @@ _log = logging.getLogger(__name__)
 
 
 def create_lake(uri: str, *, key_fingerprint: str) -> Lake:
-    """Make a lake in a new or empty folder; a lake of the same key that is there already is opened.
+    """Make a lake in a new or empty folder or s3:// prefix; a lake of the same key that is there already is opened.
 
     key_fingerprint : privacy.key_fingerprint of the key that pseudonyms are made with.
-    Raises WrongKey for a lake of another key, InputError for a folder that holds other things.
+    Raises WrongKey for a lake of another key, InputError for a place that holds other things, StorageError.
     """
-    root = _local_folder(uri)
-    if not (root / LAKE_FILE).is_file():
-        _check_free(root, uri)
-        storage = Storage(str(root))
-        _create_tables(root)
-        create_version(storage, _first_version(root))
+    storage = storage_at(uri)
+    if _lake_file(storage) is None:
+        _check_free(storage)
+        _create_tables(storage.uri)
+        create_version(storage, _first_version())
         storage.create(LAKE_FILE, _lake_document(key_fingerprint))  # last: it makes the lake exist
     lake = open_lake(uri)
     if lake.key_fingerprint != key_fingerprint:
@@ -58,33 +66,43 @@ def create_lake(uri: str, *, key_fingerprint: str) -> Lake:
 
 
 def open_lake(uri: str, *, version: int | None = None) -> Lake:
-    """The lake at a folder, at its newest version or the one asked for (`version=41` or `uri` ending in `@41`).
+    """The lake at an address, at its newest version or the one asked for (`version=41` or `uri` ending in `@41`).
 
-    Raises NotALake, NewerFormat, NotFound for a version that is not there.
+    Raises NotALake, NewerFormat, NotFound for a version that is not there, StorageError.
     """
     address, at = _split_version(uri)
-    root = _local_folder(address)
-    if not (root / LAKE_FILE).is_file():
+    storage = storage_at(address)
+    stored = _lake_file(storage)
+    if stored is None:
         raise NotALake(f"{address} is no lake (it has no {LAKE_FILE}); make one with: semgen-platform lake init")
-    document = _read_lake_file(root / LAKE_FILE)
-    storage = Storage(str(root))
+    document = _parsed(stored, storage.uri)
     wanted = version if version is not None else at
     number = newest_number(storage) if wanted is None else wanted
-    return Lake(storage, root, document, read_version(storage, number))
+    return Lake(storage, document, read_version(storage, number))
 
 
 class Lake:
     """One version of a lake; made by `create_lake` or `open_lake`.
 
-    uri : absolute path.  version : the number that it shows.  key_fingerprint : of the key that its pseudonyms need.
+    uri : absolute path or s3:// address.  storage : its files.  version : the number that it shows.
+    key_fingerprint : of the key that its pseudonyms need.
     """
 
-    def __init__(self, storage: Storage, root: Path, document: dict[str, Any], shown: LakeVersion) -> None:
-        self.storage, self.root, self._document, self._shown = storage, root, document, shown
-        self.uri = str(root)
+    def __init__(self, storage: Storage, document: dict[str, Any], shown: LakeVersion) -> None:
+        self.storage, self._document, self._shown = storage, document, shown
+        self.uri = storage.uri
         self.lake_id: str = document["lake_id"]
         self.key_fingerprint: str = document["key_fingerprint"]
         self.version = shown.number
+
+    @property
+    def root(self) -> Path:
+        """The folder of a lake that lies in one. Raises LakeError for an object store, which has none."""
+        if self.storage.local_root is None:
+            raise LakeError(
+                f"lake {self.uri} is no local folder, which this command needs; use a lake in a folder for it"
+            )
+        return self.storage.local_root
 
     def check_key(self, key: bytes) -> None:
         """Raises WrongKey unless it is the key that this lake's pseudonyms are made with."""
@@ -101,7 +119,7 @@ class Lake:
 
     def query(self, *names: str) -> Query:
         """The named tables at this version as SQL views; use it in a `with` block."""
-        return Query({name: table_files(self.root, name, self._shown.tables[name]) for name in names})
+        return Query(self.uri, {name: self._shown.tables[name] for name in names})
 
     def table(self, name: str, *, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
         """Rows of a table at this version by its key. Raises ConfigError for a wrong table, column or condition."""
@@ -112,7 +130,7 @@ class Lake:
 
     def head_keys(self, name: str) -> set[tuple[Any, ...]]:
         """Keys in the table's head, which another command may have inserted and not yet versioned."""
-        with Query({name: table_files(self.root, name)}) as query:
+        with Query(self.uri, {name: None}) as query:
             rows = query.arrow(f"SELECT {quoted(KEYS[name])} FROM {name}")
         return set(zip(*(column.to_pylist() for column in rows.columns), strict=True))
 
@@ -126,23 +144,14 @@ class Lake:
         if not first_of_key:
             return 0
         data = to_arrow(name, list(reversed(first_of_key.values())), datetime.now(UTC))
-        for attempt in range(MERGE_ATTEMPTS):
-            fresh = self._not_in_head(name, data)
-            if not len(fresh):
-                return 0
-            inserted = _merge(self.root, name, fresh)
-            if inserted is not None:
-                return inserted
-            _log.info("insert again table=%s attempt=%d", name, attempt + 1)
-            time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
-        raise Incomplete(f"table {name} of lake {self.uri} is too busy to write to; run the same command again")
+        return persistently(lambda: self._insert(name, data))
 
     def commit(self, command: str, run_id: str) -> int:
         """Make a version of the tables' heads, and return its number; the newest number if no table moved since."""
         while True:
             parent = read_version(self.storage, newest_number(self.storage))
             # What refers is read before what it refers to, so that a version holds no row whose parent it lacks.
-            tables = {name: open_table(self.root, name).version() for name in reversed(SCHEMAS)}
+            tables = {name: open_table(self.uri, name).version() for name in reversed(SCHEMAS)}
             if tables == parent.tables:
                 return parent.number
             if create_version(self.storage, self._next_version(parent, tables, command, run_id)):
@@ -190,16 +199,28 @@ class Lake:
         folder = self.root / kind / artefact
         return folder / attempt if attempt is not None else folder
 
+    def _insert(self, name: str, data: pa.Table) -> int:
+        for attempt in range(MERGE_ATTEMPTS):
+            fresh = self._not_in_head(name, data)
+            if not len(fresh):
+                return 0
+            inserted = _merge(self.uri, name, fresh)
+            if inserted is not None:
+                return inserted
+            _log.info("insert again table=%s attempt=%d", name, attempt + 1)
+            time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
+        raise Incomplete(f"table {name} of lake {self.uri} is too busy to write to; run the same command again")
+
     def _not_in_head(self, name: str, data: pa.Table) -> pa.Table:
-        with Query({name: table_files(self.root, name)}) as query:
+        with Query(self.uri, {name: None}) as query:
             query.add("offered", data.select(KEYS[name]).append_column("row_number", pa.array(range(len(data)))))
             fresh = query.arrow(f"SELECT row_number FROM offered ANTI JOIN {name} USING ({quoted(KEYS[name])})")
         return data.take(fresh["row_number"].combine_chunks().sort())
 
     def _next_version(self, parent: LakeVersion, tables: dict[str, int], command: str, run_id: str) -> LakeVersion:
         moved = {name for name in tables if tables[name] != parent.tables[name]}
-        counted = {name: open_table(self.root, name, tables[name]).count() for name in moved}
-        digest = _selection_digest(self.root, tables) if moved & set(selection.TABLES) else parent.selection
+        counted = {name: open_table(self.uri, name, tables[name]).count() for name in moved}
+        digest = _selection_digest(self.uri, tables) if moved & set(selection.TABLES) else parent.selection
         return LakeVersion(
             number=parent.number + 1,
             parent=parent.number,
@@ -212,26 +233,35 @@ class Lake:
         )
 
 
-def _merge(root: Path, name: str, rows: pa.Table) -> int | None:
+def _merge(uri: str, name: str, rows: pa.Table) -> int | None:
     """Insert-only MERGE into a table's head: the number of rows inserted, or None if another writer came between."""
     from deltalake.exceptions import CommitFailedError
 
     same_key = " AND ".join(f"head.{column} = new.{column}" for column in KEYS[name])
-    merge = open_table(root, name).merge(rows, same_key, source_alias="new", target_alias="head")
-    try:
-        return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
-    except CommitFailedError:
-        return None
+    merge = open_table(uri, name).merge(rows, same_key, source_alias="new", target_alias="head")
+    with explained(uri):
+        try:
+            return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])
+        except CommitFailedError:
+            return None
 
 
-def _create_tables(root: Path) -> None:
+def _create_tables(uri: str) -> None:
     from deltalake import DeltaTable
 
+    options = delta_options(uri)
     for name, schema in SCHEMAS.items():
-        DeltaTable.create(table_address(root, name), schema, mode="ignore", configuration=DELTA_CONFIGURATION)
+        with explained(uri):
+            DeltaTable.create(
+                table_address(uri, name),
+                schema,
+                mode="ignore",
+                configuration=DELTA_CONFIGURATION,
+                storage_options=options,
+            )
 
 
-def _first_version(root: Path) -> LakeVersion:
+def _first_version() -> LakeVersion:
     return LakeVersion(
         number=0,
         parent=None,
@@ -244,18 +274,12 @@ def _first_version(root: Path) -> LakeVersion:
     )
 
 
-def _selection_digest(root: Path, tables: dict[str, int]) -> str:
-    with Query({name: table_files(root, name, tables[name]) for name in selection.TABLES}) as query:
+def _selection_digest(uri: str, tables: dict[str, int]) -> str:
+    with Query(uri, {name: tables[name] for name in selection.TABLES}) as query:
         rows = selection.select(query, profile="all", columns=("scan_id", "patient_id"))
         groups = selection.split_groups(query)
     pairs = zip(*(column.to_pylist() for column in rows.columns), strict=True)
     return selection_digest((scan, patient or scan, groups.get(patient, patient or scan)) for scan, patient in pairs)
-
-
-def _local_folder(uri: str) -> Path:
-    if "://" in uri and not uri.startswith("file://"):
-        raise InputError(f"lake {uri} is not in a local folder, and this version reads no other; give a folder")
-    return Path(uri.removeprefix("file://")).absolute()
 
 
 def _split_version(uri: str) -> tuple[str, int | None]:
@@ -263,15 +287,20 @@ def _split_version(uri: str) -> tuple[str, int | None]:
     return (address, int(number)) if at and number.isdecimal() else (uri, None)
 
 
-def _check_free(root: Path, uri: str) -> None:
+def _check_free(storage: Storage) -> None:
     """An interrupted create leaves tables and versions, which the next one completes; anything else is not ours."""
-    if "%" in str(root):  # deltalake 1.6 takes it for an escape, whether it is escaped or not
-        raise InputError(f"folder {root} has a '%' in its path, which Delta tables cannot stand; name another folder")
-    if root.exists() and not root.is_dir():
+    uri, root = storage.uri, storage.local_root
+    if "%" in uri:  # deltalake 1.6 takes it for an escape, whether it is escaped or not
+        raise InputError(f"{uri} has a '%' in its name, which Delta tables cannot stand; name another place")
+    if root is not None and root.exists() and not root.is_dir():
         raise InputError(f"{uri} is a file; name a new or empty folder for the lake")
-    others = sorted(p.name for p in root.iterdir() if p.name not in ("tables", "versions")) if root.exists() else []
-    if others:
-        raise InputError(f"folder {uri} is no lake and holds {others[0]}; name a new or empty folder for the lake")
+    if root is None:
+        names: Iterable[str] = (key.partition("/")[0] for key in storage.keys(""))
+    else:
+        names = sorted(path.name for path in root.iterdir()) if root.exists() else ()
+    other = next((name for name in names if name not in ("tables", "versions")), None)
+    if other is not None:
+        raise InputError(f"{uri} is no lake and holds {other}; name a new or empty folder or prefix for the lake")
 
 
 def _lake_document(key_fingerprint: str) -> bytes:
@@ -284,15 +313,23 @@ def _lake_document(key_fingerprint: str) -> bytes:
     return json.dumps(document, indent=1).encode()
 
 
-def _read_lake_file(path: Path) -> dict[str, Any]:
+def _lake_file(storage: Storage) -> bytes | None:
+    """The first thing that a command asks for, so that a wrong address is not waited for in silence."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return storage.get(LAKE_FILE, patient=False)
+    except Unreachable as error:
+        _log.warning("%s (it is asked again for %g s)", error, retry_s())
+        return storage.get(LAKE_FILE)
+
+
+def _parsed(stored: bytes, uri: str) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(stored)
         found = int(document["format"])
     except (ValueError, KeyError, TypeError):
-        raise NotALake(f"{path.parent} is no lake: its {path.name} cannot be read") from None
+        raise NotALake(f"{uri} is no lake: its {LAKE_FILE} cannot be read") from None
     if found > FORMAT:
         raise NewerFormat(
-            f"lake {path.parent} was made by format {found} and this version reads up to {FORMAT}; "
-            "upgrade semgen-platform"
+            f"lake {uri} was made by format {found} and this version reads up to {FORMAT}; upgrade semgen-platform"
         )
     return document

@@ -12,6 +12,7 @@ Taking over is creating epoch + 1, which one of several watchers can do. Source:
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from semgen_platform.errors import Busy, ConfigError
+from semgen_platform.errors import Busy, ConfigError, StorageError
 from semgen_platform.storage import Storage
 
 BEAT_S = 2.0
@@ -30,6 +31,8 @@ STALE_S = 15.0
 """Several beats, since a loaded disk or store may hold one up."""
 POLL_S = 0.5
 DEAD_STATES = "ZX"  # of /proc/<pid>/stat: ended, though its parent has not asked yet
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Lease:
 
     def beat(self, count: int) -> None:
         """Show that the holder lives."""
-        self._storage.put(_key(self.name, self.epoch, "beat"), str(count).encode())
+        self._storage.put(_key(self.name, self.epoch, "beat"), str(count).encode(), patient=False)
 
 
 @contextmanager
@@ -78,7 +81,10 @@ def hold(storage: Storage, name: str) -> Iterator[Lease]:
     finally:
         done.set()
         beating.join()
-        storage.put(_key(name, lease.epoch, "end"), b"")
+        try:
+            storage.put(_key(name, lease.epoch, "end"), b"", patient=False)
+        except StorageError as error:  # a dead holder is noticed without it
+            _log.warning("lease %s cannot be ended: %s", name, error)
 
 
 def holder_of(storage: Storage, name: str) -> Holder | None:
@@ -119,10 +125,12 @@ def _lives(storage: Storage, name: str, epoch: int, holder: Holder) -> bool:
     deadline = time.monotonic() + STALE_S
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
+        asked = time.monotonic()
         if storage.get(_key(name, epoch, "end")) is not None:
             return False
         if storage.get(_key(name, epoch, "beat")) != seen:
             return True
+        deadline += time.monotonic() - asked  # while a store is away nobody can beat
     return False
 
 
@@ -157,7 +165,10 @@ def _start_of(pid: int) -> str | None:
 def _keep_beating(lease: Lease, done: threading.Event) -> None:
     count = 0
     while not done.is_set():
-        lease.beat(count)
+        try:
+            lease.beat(count)
+        except StorageError as error:  # the next beat may come through
+            _log.warning("lease %s cannot show that its holder lives: %s", lease.name, error)
         count += 1
         done.wait(BEAT_S)
 

@@ -1,15 +1,14 @@
-"""Questions to tables as SQL: DuckDB over the file list of a Delta log at one version.
+"""Questions to tables as SQL: DuckDB over the files that a Delta log lists at one version.
 
 A glob over a table's folder would read rows that a later version deleted, so only listed files are read; DuckDB's own
-delta extension cannot be had offline (DESIGN.md section 4, Queries). A question that a user wrote can read these files
-and nothing else.
+delta and httpfs extensions cannot be had offline (DESIGN.md section 4, Queries), so the files of an object store come
+through Arrow and Delta's client. A question that a user wrote can read these files and nothing else.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from semgen_platform.errors import ConfigError
 from semgen_platform.lake.tables import SCHEMAS, schema_of
+from semgen_platform.storage import Address, delta_options, explained, is_local
 
 
 def quoted(names: Sequence[str]) -> str:
@@ -27,25 +27,30 @@ def quoted(names: Sequence[str]) -> str:
 class Query:
     """Tables as views of their names, for the time of a `with` block.
 
-    files : for each table the Parquet files that make it up; a table without a file is empty.
+    lake : its address.  versions : for each table its Delta version, or None for its head.
     """
 
-    def __init__(self, files: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, lake: Address, versions: Mapping[str, int | None]) -> None:
         import duckdb
 
+        self._lake = lake
+        tables = {name: open_table(lake, name, version) for name, version in versions.items()}
+        files = {name: _local_files(lake, name, table) if is_local(lake) else [] for name, table in tables.items()}
         self._connection: Any = duckdb.connect()
         self._connection.execute("SET TimeZone='UTC'")
         self._connection.execute(
             "SET allowed_paths=$files", {"files": [f for listed in files.values() for f in listed]}
         )
         self._connection.execute("SET enable_external_access=false")
-        for name, listed in files.items():
-            if listed:
-                literals = ", ".join("'" + file.replace("'", "''") + "'" for file in listed)
+        if not is_local(lake):  # else conditions on text reach Arrow as a type that it cannot compare
+            self._connection.execute("SET disabled_optimizers='filter_pushdown,join_filter_pushdown'")
+        for name, table in tables.items():
+            if files[name]:
+                literals = ", ".join("'" + file.replace("'", "''") + "'" for file in files[name])
                 reader = f"read_parquet([{literals}], union_by_name=true)"
                 self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {reader}")
             else:
-                self._connection.register(name, SCHEMAS[name].empty_table())
+                self._connection.register(name, _remote_rows(lake, name, table))
 
     def __enter__(self) -> Query:
         return self
@@ -65,7 +70,15 @@ class Query:
 
     def arrow(self, sql: str, **values: Any) -> pa.Table:
         """The answer as an Arrow table; `$name` in the text takes the value of that name."""
-        return self._connection.sql(sql, params=values or None).to_arrow_table()
+        import duckdb
+
+        try:
+            return self._connection.sql(sql, params=values or None).to_arrow_table()
+        except duckdb.Error as error:
+            if not is_local(self._lake) and "Generic S3 error" in str(error):
+                with explained(str(self._lake)):  # of what Delta's client said, only its text comes through Arrow
+                    raise OSError(str(error)) from error
+            raise
 
     def filtered(self, view: str, columns: Sequence[str] | None, where: str | None, order: Sequence[str]) -> pa.Table:
         """Rows of a view under a condition that a user wrote. Raises ConfigError that names the nearest column."""
@@ -89,24 +102,32 @@ class Query:
         return list(self._connection.sql(f"SELECT * FROM {view} LIMIT 0").columns)
 
 
-def table_files(root: Path, name: str, version: int | None = None) -> list[str]:
-    """Absolute paths of a table's Parquet files at a Delta version, or at its head."""
-    folder = root / "tables" / name
-    listed = pa.table(open_table(root, name, version).get_add_actions())
-    return [str(folder / path) for path in listed["path"].to_pylist()]
-
-
-def table_address(root: Path, name: str) -> str:
-    """Where a table lies, as the Delta library is told."""
-    return str(root / "tables" / name)
-
-
-def open_table(root: Path, name: str, version: int | None = None) -> Any:
-    """The DeltaTable at a version, or at its head. Raises ConfigError for a name that is no table's."""
+def open_table(lake: Address, name: str, version: int | None = None) -> Any:
+    """The DeltaTable at a version, or at its head. Raises ConfigError for a name that is no table's, StorageError."""
     from deltalake import DeltaTable
 
     schema_of(name)
-    return DeltaTable(table_address(root, name), version=version)
+    with explained(str(lake)):
+        return DeltaTable(table_address(lake, name), version=version, storage_options=delta_options(lake))
+
+
+def table_address(lake: Address, name: str) -> str:
+    """Where a table lies, as the Delta library is told."""
+    return f"{lake}/tables/{name}"
+
+
+def _local_files(lake: Address, name: str, table: Any) -> list[str]:
+    """Absolute paths of the Parquet files that make up a table."""
+    listed = pa.table(table.get_add_actions())
+    return [f"{table_address(lake, name)}/{path}" for path in listed["path"].to_pylist()]
+
+
+def _remote_rows(lake: Address, name: str, table: Any) -> Any:
+    """What DuckDB scans: a dataset that fetches the columns it needs, or an empty table where there is no file."""
+    if is_local(lake) or not table.file_uris():
+        return SCHEMAS[name].empty_table()
+    with explained(str(lake)):
+        return table.to_pyarrow_dataset()
 
 
 def _nearest(column: str, known: Sequence[str]) -> str:

@@ -6,22 +6,22 @@ learns nothing. What is found must not be written into a lake.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from semgen_platform.formats import files
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
 from semgen_platform.privacy import Pseudonyms
 
 
-def paths_of(lake: Lake, rows: Iterable[Mapping[str, Any]], folder: Path, key: bytes) -> dict[str, str]:
+def paths_of(lake: Lake, rows: Iterable[Mapping[str, Any]], folder: str | Path, key: bytes) -> dict[str, str]:
     """Source id to path, for those rows (source_id, collection) whose source lies below the folder.
 
-    folder : the SOURCE that was ingested, since a file is named by its path below that.  A series has the folder that
-    its files share.  Raises WrongKey, InputError (no such folder).
+    folder : the SOURCE that was ingested (a folder, glob, s3:// prefix or manifest), since a file is named by its path
+    below that.  A series has the folder that its files share.  Raises WrongKey, InputError (no such folder).
     """
     lake.check_key(key)
     wanted = {row["source_id"]: row["collection"] for row in rows}
@@ -36,5 +36,4 @@ def paths_of(lake: Lake, rows: Iterable[Mapping[str, Any]], folder: Path, key: b
 
 
 def _path(source: Source) -> str:
-    paths = [str(place) for place in source.files]
-    return paths[0] if len(paths) == 1 else os.path.commonpath(paths)
+    return files.common(str(place) for place in source.files)

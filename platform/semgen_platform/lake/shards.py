@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from numpy.typing import NDArray
 
 from semgen_platform.errors import Damage, LakeError
 from semgen_platform.lake.pyramid import Shape
+from semgen_platform.lake.shard_bytes import ShardBytes
 
 CHUNK = 32
 FILL_HU = -1024
 LARGEST_SHARD_BYTES = 2**30  # uncompressed
 ABSENT = 2**64 - 1  # offset and length of a chunk that is all fill, by the sharding codec
 CRC_BYTES = 4
+CHUNKS_AT_ONCE = 256  # fetched before they are decoded: at most some 32 MiB of stored bytes
 COMPRESSOR, COMPRESSION_LEVEL, SHUFFLE = "lz4", 5, "shuffle"
 METADATA = "zarr.json"
 WRITE_BYTES = 2**20
@@ -59,69 +60,76 @@ def write_level(folder: Path, voxels_ZYX: Voxels) -> list[Shard]:
 
 
 class StoredLevel:
-    """A level open for reading: its shards mapped, their indexes parsed and checked.
+    """A level open for reading: the indexes of its shards parsed and checked.
 
-    folder : of the level.  name : how errors call it, such as "scan s... level 1".
+    metadata : the level's zarr.json, or None where there is none.  open_shard : the bytes of a shard by its number.
+    name : how errors call it, such as "scan s... level 1".
     Raises Damage where a shard is absent, short or unlike its checksum; decoded chunks are checked as they are read.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, metadata: bytes | None, open_shard: Callable[[int], ShardBytes], name: str) -> None:
         self.name = name
-        metadata = _read_metadata(folder, name)
-        self.shape_zyx: Shape = tuple(metadata["shape"])
-        self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-        self.fill = self.dtype.type(metadata["fill_value"])
-        self._depth = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
-        self._chunk: Shape = tuple(_sharding(metadata)["chunk_shape"])
+        described = _parsed(metadata, name)
+        self.shape_zyx: Shape = tuple(described["shape"])
+        self.dtype = np.dtype(described["data_type"]).newbyteorder("<")
+        self.fill = self.dtype.type(described["fill_value"])
+        self._depth = int(described["chunk_grid"]["configuration"]["chunk_shape"][0])
+        self._chunk: Shape = tuple(_sharding(described)["chunk_shape"])
         self._counts = tuple(-(-n // c) for n, c in zip(self.shape_zyx, self._chunk, strict=True))
         shards = -(-self.shape_zyx[0] // self._depth)
-        self._shards = [self._open_shard(_shard_path(folder, number)) for number in range(shards)]
+        self._shards = [self._indexed(open_shard, number) for number in range(shards)]
         self._decompress = _blosc().decompress
 
     def read(self, start_zyx: Shape, stop_zyx: Shape) -> Voxels:
         """Voxels of a box inside the level, in its dtype. Raises Damage for a chunk unlike its checksum."""
         out = np.empty([b - a for a, b in zip(start_zyx, stop_zyx, strict=True)], self.dtype)
         chunk = np.empty(self._chunk, self.dtype)
-        for position in _chunks_between(start_zyx, stop_zyx, self._chunk):
+        for position, stored in self._stored_chunks(start_zyx, stop_zyx):
             corner = [p * c for p, c in zip(position, self._chunk, strict=True)]
             low = [max(a, c) for a, c in zip(start_zyx, corner, strict=True)]
             high = [min(b, c + n) for b, c, n in zip(stop_zyx, corner, self._chunk, strict=True)]
             into = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start_zyx, strict=True))
-            inside = tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))
-            out[into] = chunk[inside] if self._decode(position, chunk) else self.fill
+            if stored is None:
+                out[into] = self.fill
+                continue
+            self._decode(position, stored, chunk)
+            out[into] = chunk[tuple(slice(a - c, b - c) for a, b, c in zip(low, high, corner, strict=True))]
         return out
 
     def whole(self) -> Voxels:
         """All voxels of the level."""
         return self.read((0, 0, 0), self.shape_zyx)
 
-    def _decode(self, position: tuple[int, ...], into: Voxels) -> bool:
-        """Decode a chunk; False where it was left out as all fill."""
-        z, y, x = position
+    def _stored_chunks(self, start: Shape, stop: Shape) -> Iterator[tuple[tuple[int, ...], memoryview | None]]:
+        """(position, stored bytes) of the chunks of a box, fetched CHUNKS_AT_ONCE; None: left out as all fill."""
         per_shard = self._depth // self._chunk[0]
-        mapped, index = self._shards[z // per_shard]
-        offset, length = index[((z % per_shard) * self._counts[1] + y) * self._counts[2] + x].tolist()
-        if offset == ABSENT:
-            return False
-        end = offset + length
-        view = memoryview(mapped)[offset:end]
-        if len(view) <= CRC_BYTES or _crc32c(view[:-CRC_BYTES]) != view[-CRC_BYTES:]:
-            raise Damage(f"{self.name}: chunk {position} differs from its checksum; run lake verify")
-        self._decompress(view[:-CRC_BYTES], into)
-        return True
+        for number, of_shard in itertools.groupby(
+            _chunks_between(start, stop, self._chunk), lambda position: position[0] // per_shard
+        ):
+            shard, index = self._shards[number]
+            while positions := list(itertools.islice(of_shard, CHUNKS_AT_ONCE)):
+                rows = [((z % per_shard) * self._counts[1] + y) * self._counts[2] + x for z, y, x in positions]
+                spans = index[rows].tolist()
+                stored = iter(shard.ranges([(offset, length) for offset, length in spans if offset != ABSENT]))
+                for position, (offset, _) in zip(positions, spans, strict=True):
+                    yield position, None if offset == ABSENT else next(stored)
 
-    def _open_shard(self, path: Path) -> tuple[mmap.mmap, NDArray[np.uint64]]:
+    def _decode(self, position: tuple[int, ...], stored: memoryview, into: Voxels) -> None:
+        if len(stored) <= CRC_BYTES or _crc32c(stored[:-CRC_BYTES]) != stored[-CRC_BYTES:]:
+            raise Damage(f"{self.name}: chunk {position} differs from its checksum; run lake verify")
+        self._decompress(stored[:-CRC_BYTES], into)
+
+    def _indexed(self, open_shard: Callable[[int], ShardBytes], number: int) -> tuple[ShardBytes, NDArray[np.uint64]]:
         count = (self._depth // self._chunk[0]) * self._counts[1] * self._counts[2]
         size = count * 16
         try:
-            with path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            shard = open_shard(number)
         except (OSError, ValueError) as error:
             raise Damage(f"{self.name}: its shard cannot be read ({error}); run lake verify") from None
-        tail = mapped[-(size + CRC_BYTES) :]
+        tail = shard.tail(size + CRC_BYTES)
         if len(tail) != size + CRC_BYTES or _crc32c(tail[:size]) != tail[size:]:
             raise Damage(f"{self.name}: the index of its shard is cut or differs from its checksum; run lake verify")
-        return mapped, np.frombuffer(tail[:size], dtype="<u8").reshape(count, 2)
+        return shard, np.frombuffer(tail[:size], dtype="<u8").reshape(count, 2)
 
 
 def _write_shard(path: Path, voxels_ZYX: Voxels, depth: int) -> Shard:
@@ -213,8 +221,13 @@ def _shard_depth(shape_zyx: tuple[int, ...], itemsize: int) -> int:
     return max(CHUNK, min(z, fitting))
 
 
+def shard_key(number: int) -> str:
+    """Where a shard lies below its level."""
+    return f"c/{number}/0/0"
+
+
 def _shard_path(folder: Path, number: int) -> Path:
-    return folder / "c" / str(number) / "0" / "0"
+    return folder / shard_key(number)
 
 
 def _metadata(voxels_ZYX: Voxels, depth: int) -> dict[str, Any]:
@@ -250,17 +263,19 @@ def _metadata(voxels_ZYX: Voxels, depth: int) -> dict[str, Any]:
     }
 
 
-def _read_metadata(folder: Path, name: str) -> dict[str, Any]:
+def _parsed(metadata: bytes | None, name: str) -> dict[str, Any]:
+    if metadata is None:
+        raise Damage(f"{name} has no {METADATA}; run lake verify")
     try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        codecs = [codec["name"] for codec in _sharding(metadata)["codecs"]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        described: dict[str, Any] = json.loads(metadata)
+        codecs = [codec["name"] for codec in _sharding(described)["codecs"]]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise Damage(f"{name}: its {METADATA} cannot be read ({error}); run lake verify") from None
-    if codecs != ["bytes", "blosc", "crc32c"] or _sharding(metadata)["index_location"] != "end":
+    if codecs != ["bytes", "blosc", "crc32c"] or _sharding(described)["index_location"] != "end":
         raise LakeError(
             f"{name} is stored with codecs {', '.join(codecs)}, which this version does not read; upgrade it"
         )
-    return metadata
+    return described
 
 
 def _sharding(metadata: dict[str, Any]) -> dict[str, Any]:

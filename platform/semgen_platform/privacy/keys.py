@@ -1,59 +1,27 @@
-"""What may leave a source: an allow-list of attributes, and keyed pseudonyms for everything that names somebody.
+"""The lake's secret, and what is made with it: pseudonyms, and the number of days that a patient's dates move.
 
 A pseudonym is an HMAC-SHA-256 under a secret of at least 32 bytes that the lake never holds, only its fingerprint;
-without the secret nobody can test a guess (DESIGN.md section 4, Key). Reading headers is formats' work.
+without the secret nobody can test a guess (DESIGN.md section 4, Key).
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
-import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from semgen_platform import ids
 from semgen_platform.errors import KeyMissing
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("semgen_platform.privacy")
 
 KEY_BYTES = 32
 
-ALLOWED_ATTRIBUTES: Mapping[str, type] = {
-    "kernel": str,
-    "manufacturer": str,
-    "model": str,
-    "body_part": str,
-    "contrast": bool,
-    "slice_thickness_mm": float,
-    "kvp": float,
-    "tube_current_ma": float,
-    "exposure_mas": float,
-    "orientation": str,  # three letters, as found
-    "source_ijk_to_lps_mm": list,  # 16 numbers, as found
-    "verdict": str,  # ok or repaired
-    "steps_mm": list,  # smallest, median and largest between slices, as found
-    "repair": str,  # what was done
-}
-"""Every attribute of a source that the lake keeps, with its type: technical values, no description, date or name."""
-
-PLAIN_TEXT = re.compile(r"[A-Za-z0-9 _./+\\-]{1,64}")
-LONG_NUMBER = re.compile(r"\d{5,}")
-"""Five digits in a row are no kernel or model but a serial number, date or patient number."""
-
-
-def allowed(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes on the list that have the listed type; texts only if short, plain and without a long number."""
-    return {name: value for name, value in attributes.items() if _is_allowed(ALLOWED_ATTRIBUTES.get(name), value)}
-
-
-def _is_allowed(kind: type | None, value: Any) -> bool:
-    if kind is None or not isinstance(value, kind):
-        return False
-    return not isinstance(value, str) or bool(PLAIN_TEXT.fullmatch(value) and not LONG_NUMBER.search(value))
+MOST_DAYS_BACK = 3650
+"""Ten years: far enough to hide a year, near enough to keep the generation of scanners."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +52,19 @@ class Pseudonyms:
 
     def series(self, uid: str) -> str:
         return ids.keyed_id(self.key, "series", uid)
+
+    def days_back(self, patient: tuple[str, str]) -> int:
+        """1 to MOST_DAYS_BACK, the same for all of a patient's files: how far their dates are moved."""
+        number, issuer = patient
+        return self._days("patient", number, issuer or self.namespace)
+
+    def unknown_days_back(self, collection: str, parts: tuple[str, ...]) -> int:
+        """The same where nothing names the patient."""
+        return self._days("unknown patient", collection, *parts)
+
+    def _days(self, *parts: str) -> int:
+        digest = base64.b32decode(ids.keyed_id(self.key, "days back", *parts).upper())
+        return int.from_bytes(digest, "big") % MOST_DAYS_BACK + 1
 
 
 def key_fingerprint(key: bytes) -> str:
