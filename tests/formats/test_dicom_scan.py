@@ -51,8 +51,8 @@ def raw_value(dataset: Any, tag: int) -> bytes | None:
 def differing(header: ScannedHeader, data: bytes) -> list[str]:
     """Keywords of which pydicom says something else, and whatever else it sees in another way."""
     dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(TAGS), force=True)
-    wrong = [keyword for keyword in KEYWORDS if value(header, keyword) != value(dataset, keyword)]
-    wrong += [f"{tag:08X}" for tag in NUMBERS if header.get_item(tag) != raw_value(dataset, tag)]
+    wrong = [f"{tag:08X}" for tag in NUMBERS if header.get_item(tag) != raw_value(dataset, tag)]
+    wrong += [keyword for keyword in KEYWORDS if value(header, keyword) != value(dataset, keyword)]
     wrong += ["tags"] * (set(NUMBERS) & header.keys() != set(NUMBERS) & dataset.keys())
     wrong += [keyword for keyword in TAGS if (keyword in header) != (keyword in dataset)]
     wrong += [name for name in header.file_meta if header.file_meta[name] != dataset.file_meta.get(name)]

@@ -80,7 +80,10 @@ class ScannedHeader:
 
 
 def scan_header(stream: BinaryIO, tags: tuple[str, ...]) -> ScannedHeader | None:
-    """The elements of these keywords or hexadecimal tags before PixelData, or None for a file that is left to pydicom. Raises OSError."""
+    """The elements of these keywords or hexadecimal tags before PixelData; None for a file that is left to pydicom.
+
+    stream : at its beginning.  Raises OSError, Refused for a member of an archive that cannot be read.
+    """
     head = b""
     for size in HEAD_SIZES:
         head += stream.read(size - len(head))
