@@ -23,6 +23,8 @@ from semgen_platform.formats.refusing import Refused
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 TAGS = tuple(dict.fromkeys([*HEADER_TAGS, *LISTING_TAGS]))
+KEYWORDS = [tag for tag in TAGS if pydicom.datadict.tag_for_keyword(tag) is not None]
+NUMBERS = [int(tag, 16) for tag in TAGS if tag not in KEYWORDS]
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 
@@ -40,10 +42,18 @@ def value(header: Any, keyword: str) -> str:
         return type(error).__name__
 
 
+def raw_value(dataset: Any, tag: int) -> bytes | None:
+    """An empty text has None for its bytes in pydicom, or none."""
+    element = dataset.get_item(tag)
+    return None if element is None else element.value or b""
+
+
 def differing(header: ScannedHeader, data: bytes) -> list[str]:
     """Keywords of which pydicom says something else, and whatever else it sees in another way."""
     dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(TAGS), force=True)
-    wrong = [keyword for keyword in TAGS if value(header, keyword) != value(dataset, keyword)]
+    wrong = [f"{tag:08X}" for tag in NUMBERS if header.get_item(tag) != raw_value(dataset, tag)]
+    wrong += [keyword for keyword in KEYWORDS if value(header, keyword) != value(dataset, keyword)]
+    wrong += ["tags"] * (set(NUMBERS) & header.keys() != set(NUMBERS) & dataset.keys())
     wrong += [keyword for keyword in TAGS if (keyword in header) != (keyword in dataset)]
     wrong += [name for name in header.file_meta if header.file_meta[name] != dataset.file_meta.get(name)]
     return wrong + ["encoding"] * (header.original_encoding != dataset.original_encoding)

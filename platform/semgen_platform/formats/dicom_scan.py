@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import re
 import struct
+<<<<<<< HEAD
 from collections.abc import Collection, Iterator, Mapping
+=======
+from collections.abc import Iterator, Mapping, Set
+>>>>>>> speed
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -48,7 +52,7 @@ class _Unusual(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ScannedHeader:
-    """As much of a pydicom dataset as dicom_header.py asks for, with the elements that were wanted and present.
+    """As much of a pydicom dataset as this room asks for, with the elements that were wanted and present.
 
     pixel_data : (VR or b"", offset in the file, length) of PixelData.
     """
@@ -79,9 +83,21 @@ class ScannedHeader:
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword)[0] in self.found
 
+    def get_item(self, tag: int) -> bytes | None:
+        """The bytes of a value as they lie in the file, None where there is none."""
+        raw = self.found.get(tag)
+        return None if raw is None else raw[1]
+
+    def keys(self) -> Set[int]:
+        """Tags."""
+        return self.found.keys()
+
 
 def scan_header(stream: BinaryIO, tags: tuple[str, ...]) -> ScannedHeader | None:
-    """The elements of these keywords before PixelData, or None for a file that is left to pydicom. Raises OSError."""
+    """The elements of these keywords or hexadecimal tags before PixelData; None for a file that is left to pydicom.
+
+    stream : at its beginning.  Raises OSError, Refused for a member of an archive that cannot be read.
+    """
     head = b""
     for size in HEAD_SIZES:
         head += stream.read(size - len(head))
@@ -202,11 +218,19 @@ def _wanted(tags: tuple[str, ...]) -> tuple[frozenset[int], frozenset[int]]:
 
 @lru_cache(maxsize=1024)
 def _tag(keyword: str) -> tuple[int, bool]:
+<<<<<<< HEAD
     """(tag of a keyword, or of eight hexadecimal digits; whether its VR depends on PixelRepresentation)."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     tag = int(keyword, 16) if HEXADECIMAL.fullmatch(keyword) else tag_for_keyword(keyword)
     assert tag is not None, f"{keyword} is no keyword of the data dictionary"
+=======
+    """(tag of a keyword or of eight hexadecimal digits, whether its VR depends on PixelRepresentation)."""
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+    found = tag_for_keyword(keyword)
+    tag = int(keyword, 16) if found is None else found
+>>>>>>> speed
     return tag, " or " in dictionary_VR(tag)
 
 
