@@ -50,14 +50,9 @@ ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
 }
 HEADER_TAGS = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-<<<<<<< HEAD
-    *LAYOUT_TAGS, "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "RescaleType", "PixelPaddingValue",
-    "ContrastBolusAgent", "SOPClassUID", *GROUP_TAGS, *ATTRIBUTE_TAGS.values(), *PRIVACY_TAGS,
-=======
     *LAYOUT_TAGS, "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
     "RescaleType", "PixelPaddingValue", "ContrastBolusAgent", "SOPClassUID", *GROUP_TAGS, *ATTRIBUTE_TAGS.values(),
     *PRIVACY_TAGS,
->>>>>>> speed
 ]  # fmt: skip
 HOUNSFIELD_TYPES = ("", "HU", "US")  # of RescaleType: Hounsfield units, or nothing said
 

@@ -21,11 +21,7 @@ def read_dataset(
 ) -> Any:
     """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError.
 
-<<<<<<< HEAD
-    A header of which some tags are wanted is scanned where it is an ordinary one, and answers `get` and `in` alike.
-=======
     A header of which some tags are wanted is scanned where it is an ordinary one, and answers the same questions.
->>>>>>> speed
 
     stream : the file, where it is open already.
     """

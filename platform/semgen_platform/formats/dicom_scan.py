@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-<<<<<<< HEAD
-from collections.abc import Collection, Iterator, Mapping
-=======
 from collections.abc import Iterator, Mapping, Set
->>>>>>> speed
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -26,7 +22,6 @@ PREAMBLE, PREFIX = 128, b"DICM"
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 COMPRESSED = re.compile(r"1\.2\.840\.10008\.1\.2\.(5|4\.\d+)")  # RLE, JPEG and its successors: explicit little endian
 META_TAGS = {0x00020010: "TransferSyntaxUID", 0x00020002: "MediaStorageSOPClassUID"}
-HEXADECIMAL = re.compile(r"[0-9A-F]{8}")
 ONE_UID = re.compile(rb"([0-9.]+)[\0 ]?")
 
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -70,15 +65,6 @@ class ScannedHeader:
             return None
         representation = self.found.get(PIXEL_REPRESENTATION) if ambiguous else None
         return _converted(keyword, raw, self.found.get(CHARACTER_SET), representation, self.original_encoding[0])
-
-    def get_item(self, tag: int) -> bytes | None:
-        """The bytes of a value, as they stand in the file."""
-        raw = self.found.get(tag)
-        return None if raw is None else raw[1]
-
-    def keys(self) -> Collection[int]:
-        """Tags of the elements."""
-        return self.found.keys()
 
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword)[0] in self.found
@@ -218,19 +204,11 @@ def _wanted(tags: tuple[str, ...]) -> tuple[frozenset[int], frozenset[int]]:
 
 @lru_cache(maxsize=1024)
 def _tag(keyword: str) -> tuple[int, bool]:
-<<<<<<< HEAD
-    """(tag of a keyword, or of eight hexadecimal digits; whether its VR depends on PixelRepresentation)."""
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
-    tag = int(keyword, 16) if HEXADECIMAL.fullmatch(keyword) else tag_for_keyword(keyword)
-    assert tag is not None, f"{keyword} is no keyword of the data dictionary"
-=======
     """(tag of a keyword or of eight hexadecimal digits, whether its VR depends on PixelRepresentation)."""
     from pydicom.datadict import dictionary_VR, tag_for_keyword
 
     found = tag_for_keyword(keyword)
     tag = int(keyword, 16) if found is None else found
->>>>>>> speed
     return tag, " or " in dictionary_VR(tag)
 
 
