@@ -119,6 +119,19 @@ def reorient(voxels_ZYX: NDArray[Any], ijk_to_lps_mm: FloatArray, axes: AxisMap)
     return moved[flips], np.asarray(ijk_to_lps_mm, dtype=np.float64) @ change
 
 
+def flip_in_place(voxels_ZYX: NDArray[Any], flipped_xyz: tuple[bool, bool, bool]) -> NDArray[Any]:
+    """The same array with its voxels in reverse order along some axes; takes the memory of one slice."""
+    x, y = (slice(None, None, -1) if flipped else slice(None) for flipped in flipped_xyz[:2])
+    if flipped_xyz[0] or flipped_xyz[1]:
+        for slab in voxels_ZYX:
+            slab[...] = slab[y, x].copy()
+    if flipped_xyz[2]:
+        for low in range(len(voxels_ZYX) // 2):
+            high = len(voxels_ZYX) - 1 - low
+            voxels_ZYX[[low, high]] = voxels_ZYX[[high, low]]
+    return voxels_ZYX
+
+
 def orientation_code(ijk_to_lps_mm: FloatArray) -> str:
     """Three letters for where the x, y, z index axes run to: LPS for canonical storage, RAS for most NIfTI files."""
     axes = canonical_axes(ijk_to_lps_mm)

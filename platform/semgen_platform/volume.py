@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform import geometry
+from semgen_platform.histogram import Histogram, histogram
 
 REASONS: tuple[str, ...] = (
     # not a scan
@@ -98,30 +100,47 @@ class Volume:
     def spacing_zyx_mm(self) -> tuple[float, float, float]:
         return geometry.spacing_zyx_mm(self.ijk_to_lps_mm)
 
+    @cached_property
+    def histogram(self) -> Histogram:
+        """Of all voxels, counted when it is first asked for."""
+        return histogram(self.voxels)
+
+    def relabelled(self, **changes: Any) -> Volume:
+        """The same voxels and affine with other fields, and the histogram, if it was counted before."""
+        assert not changes.keys() & {"voxels", "ijk_to_lps_mm"}
+        other = replace(self, **changes)
+        if "histogram" in vars(self):
+            vars(other)["histogram"] = self.histogram
+        return other
+
 
 def narrowest(voxels_ZYX: NDArray[Any]) -> NDArray[Any]:
     """The same values as C-ordered int16 if all are integers in range, else float32. Never clips or rounds."""
-    if voxels_ZYX.dtype == np.int16:
-        return np.ascontiguousarray(voxels_ZYX)
-    if voxels_ZYX.dtype.kind in "iu":
-        if voxels_ZYX.size == 0 or (voxels_ZYX.min() >= INT16.min and voxels_ZYX.max() <= INT16.max):
-            return np.ascontiguousarray(voxels_ZYX, dtype=np.int16)
-        return np.ascontiguousarray(voxels_ZYX, dtype=np.float32)
-    low, high = voxels_ZYX.min(initial=0), voxels_ZYX.max(initial=0)
-    if low >= INT16.min and high <= INT16.max:
-        integers = voxels_ZYX.astype(np.int16)
-        if np.array_equal(integers, voxels_ZYX):
-            return np.ascontiguousarray(integers)
-    return np.ascontiguousarray(voxels_ZYX, dtype=np.float32)
+    whole = all(fits_int16(slab) for slab in voxels_ZYX)
+    return np.ascontiguousarray(voxels_ZYX, dtype=np.int16 if whole else np.float32)
 
 
-def canonical(volume: Volume) -> Volume:
+def fits_int16(values: NDArray[Any]) -> bool:
+    """Whether all values are integers in the range of int16."""
+    if values.dtype == np.int16 or values.size == 0:
+        return True
+    low, high = values.min(), values.max()
+    if not (low >= INT16.min and high <= INT16.max):  # also where NaN
+        return False
+    return values.dtype.kind in "iu" or bool(np.array_equal(values, np.rint(values)))
+
+
+def canonical(volume: Volume, *, owned: bool = False) -> Volume:
     """The volume with axes flipped and permuted towards LPS+ (never resampled), in the narrowest dtype.
 
     The orientation code and the affine as found join the attributes, so an export can give the source's order back.
+    owned : whether nobody else looks at these voxels, so that they may be flipped where they are.
     """
     found = np.asarray(volume.ijk_to_lps_mm, dtype=np.float64)
-    voxels, affine = geometry.reorient(volume.voxels, found, geometry.canonical_axes(found))
+    axes = geometry.canonical_axes(found)
+    voxels, affine = geometry.reorient(volume.voxels, found, axes)
+    if owned and axes.order == (0, 1, 2) and volume.voxels.dtype == np.int16 and volume.voxels.flags.carray:
+        voxels = geometry.flip_in_place(volume.voxels, axes.flipped)
     flags = volume.flags
     if geometry.obliquity_deg(affine) > geometry.OBLIQUE_TOLERANCE_DEG and "oblique" not in flags:
         flags = (*flags, "oblique")

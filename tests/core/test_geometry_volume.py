@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 from typing import Any
 
@@ -40,6 +41,28 @@ def test_all_48_axis_orders_become_canonical_with_every_voxel_at_its_place(axes:
     before = {value: geometry.apply_affine(affine, index[::-1]) for index, value in np.ndenumerate(voxels)}
     for (z, y, x), value in np.ndenumerate(volume.voxels):
         assert np.allclose(geometry.apply_affine(volume.ijk_to_lps_mm, (x, y, z)), before[value], atol=1e-9)
+
+
+@pytest.mark.parametrize("signs", list(product((1.0, -1.0), repeat=3)))
+def test_flips_in_place_give_the_same_volume_in_the_memory_of_the_first(signs: tuple[float, float, float]) -> None:
+    affine = affine_of(np.diag(signs) * [0.7, 0.8, 2.5])
+    for depth in (4, 5):
+        voxels = np.arange(depth * 30, dtype=np.int16).reshape(depth, 5, 6)
+        expected = canonical(Volume(voxels, affine))
+        found = canonical(Volume(voxels, affine), owned=True)
+        assert np.array_equal(found.voxels, expected.voxels)
+        assert np.array_equal(found.ijk_to_lps_mm, expected.ijk_to_lps_mm)
+        assert np.shares_memory(found.voxels, voxels)
+
+
+def test_what_cannot_be_flipped_in_place_is_flipped_all_the_same() -> None:
+    affine = affine_of(np.diag([-0.7, -0.8, -2.5]))
+    voxels = np.arange(120).reshape(SHAPE_ZYX)
+    kinds: list[NDArray[Any]] = [voxels.astype(np.int32), voxels.astype(">i2"), voxels.astype(np.int16).T.copy().T]
+    for kind in kinds:
+        before = kind.copy()
+        assert np.array_equal(canonical(Volume(kind, affine), owned=True).voxels, voxels[::-1, ::-1, ::-1])
+        assert np.array_equal(kind, before)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -137,3 +160,13 @@ def test_a_refusal_puts_the_primary_reason_first_and_names_each_once() -> None:
 def test_reason_codes_and_flags_are_unique() -> None:
     assert len(set(REASONS)) == len(REASONS)
     assert len(set(FLAGS)) == len(FLAGS)
+
+
+def test_a_histogram_is_counted_once_and_kept_where_only_labels_change() -> None:
+    volume = Volume(np.full(SHAPE_ZYX, 7, np.int16), np.eye(4))
+    counted = volume.histogram
+    relabelled = volume.relabelled(padding_hu=-2000.0, flags=("oblique",))
+    assert relabelled.histogram is counted
+    assert relabelled.voxels is volume.voxels
+    assert (relabelled.padding_hu, relabelled.flags) == (-2000.0, ("oblique",))
+    assert replace(volume, voxels=np.zeros(SHAPE_ZYX, np.int16)).histogram.percentile(50) == 0

@@ -123,59 +123,16 @@ def test_geometry_that_is_not_said_is_not_assumed(
     assert refusal.evidence["lacking"] == [lacking]
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_data_that_end_early_are_truncated(
-    suffix: str, compressed: bool, make_ct: Any, read_one: Read, tmp_path: Path
-) -> None:
-    path = tmp_path / f"a{suffix}"
-    sitk.WriteImage(itk_image(make_ct(), np.eye(3)), str(path), useCompression=compressed)
-    path.write_bytes(path.read_bytes()[:-300])
-    assert reasons_of(read_one(path)) == {"truncated"}
-
-
-@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_damage_inside_the_compressed_stream_is_corrupt(
-    suffix: str, make_ct: Any, read_one: Read, tmp_path: Path
-) -> None:
-    path = tmp_path / f"a{suffix}"
-    sitk.WriteImage(itk_image(make_ct(), np.eye(3)), str(path), useCompression=True)
-    data = bytearray(path.read_bytes())
-    data[-4000:-3900] = bytes(100)
-    path.write_bytes(data)
-    assert reasons_of(read_one(path)) == {"corrupt"}
-
-
-@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
-def test_several_volumes_and_several_channels_are_no_scan(
-    suffix: str, make_ct: Any, read_one: Read, tmp_path: Path
-) -> None:
-    four = sitk.JoinSeries([itk_image(make_ct(), np.eye(3))] * 2)
-    colour = sitk.Compose([itk_image(make_ct(), np.eye(3))] * 3)
-    for name, image in (("four", four), ("colour", colour)):
-        (tmp_path / name).mkdir()
-        sitk.WriteImage(image, str(tmp_path / name / f"a{suffix}"))
-        found = reasons_of(read_one(tmp_path / name))
-        assert found & {"four_d", "color_image"}
-
-
 @pytest.mark.parametrize(
-    ("suffix", "old", "new", "reason"),
+    ("suffix", "old", "new"),
     [
-        (".nrrd", "encoding: raw", "encoding: hex", "unsupported_format"),
-        (".nrrd", "type: short", "type: block", "unsupported_dtype"),
-        (".nrrd", "sizes: 40 36 20", "sizes: 40 36", "corrupt"),
-        (".nrrd", "sizes: 40 36 20", "sizes: 40000 36000 20000", "truncated"),
-        (".nrrd", "endian: little\n", "", "corrupt"),
-        (".mha", "ElementType = MET_SHORT", "ElementType = MET_OTHER", "unsupported_dtype"),
-        (".mha", "DimSize = 40 36 20", "DimSize = 40 0 20", "corrupt"),
-        (".mha", "DimSize = 40 36 20", "DimSize = 40000 36000 20000", "truncated"),
-        (".mha", "BinaryData = True", "BinaryData = False", "unsupported_format"),
+        (".nrrd", "sizes: 40 36 20", "sizes: 40000 36000 20000"),
+        (".mha", "DimSize = 40 36 20", "DimSize = 40000 36000 20000"),
     ],
 )
-def test_a_wrong_header_has_its_reason(
-    suffix: str, old: str, new: str, reason: str, make_ct: Any, read_one: Read, tmp_path: Path
+def test_a_header_that_promises_more_than_its_file_can_hold_takes_no_memory(
+    suffix: str, old: str, new: str, make_ct: Any, read_one: Read, tmp_path: Path
 ) -> None:
     path = tmp_path / f"a{suffix}"
     sitk.WriteImage(itk_image(make_ct(), np.eye(3)), str(path))
-    assert reasons_of(read_one(change(path, old, new))) == {reason}
+    assert reasons_of(read_one(change(path, old, new))) == {"truncated"}

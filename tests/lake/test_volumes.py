@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import numcodecs
 import numpy as np
 import pytest
 import tensorstore
 import yaozarrs
 import zarr
+from blake3 import blake3
 from scipy.spatial.transform import Rotation
 
 from semgen_platform import ids
@@ -229,3 +234,29 @@ def test_codecs_that_this_version_does_not_know_are_refused(noise: Noise, store:
     path.write_text(json.dumps(document))
     with pytest.raises(LakeError, match="codecs bytes, gzip, crc32c"):
         open_level(root, scan.scan_id, scan.attempt, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_shard_is_its_chunks_in_c_order_then_their_index(
+    dtype: type, noise: Noise, store: Store, folder_of: FolderOf
+) -> None:
+    body = _body(noise)
+    voxels: Any = body.voxels.astype(dtype)
+    folder = folder_of(*store(Volume(voxels, body.ijk_to_lps_mm, "CT")))
+    padded: Any = np.full((96, 64, 96), shards.FILL_HU, dtype)
+    padded[:70, :45, :81] = voxels
+    chunks, index = b"", b""
+    for z, y, x in itertools.product(range(0, 96, 32), range(0, 64, 32), range(0, 96, 32)):
+        chunk = np.ascontiguousarray(padded[z : z + 32, y : y + 32, x : x + 32])
+        if (chunk == shards.FILL_HU).all():
+            index += struct.pack("<QQ", 2**64 - 1, 2**64 - 1)
+            continue
+        packed = numcodecs.Blosc("lz4", clevel=5, shuffle=1).encode(chunk)
+        index += struct.pack("<QQ", len(chunks), len(packed) + 4)
+        chunks += packed + struct.pack("<I", google_crc32c.value(packed))
+    expected = chunks + index + struct.pack("<I", google_crc32c.value(index))
+    found = (folder / "0/c/0/0/0").read_bytes()
+    assert found == expected
+    row = finished_row(folder.parents[3], folder.parent.name)
+    assert row is not None
+    assert row["levels"][0]["shards"] == [{"digest": blake3(expected).hexdigest(), "bytes": len(expected)}]

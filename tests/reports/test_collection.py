@@ -78,7 +78,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory, ids: dict[str, str]) -> Lake:
     sources = [
         ("q1", "plain", "siteA", "a", "t1", []),
         ("q2", "thick", "siteA", "a", "t1", []),
-        ("q3", "plain", "siteB", "b", None, []),
+        ("q3", "plain", "siteB", "b", "", []),  # a file without studies, as ingest writes it
         ("q4", "foreign", "siteB", "c", None, ["patient_unknown"]),
         ("q5", "burned", "siteB", "d", "t2", ["burned_in_hint"]),
         ("q6", "half", HOSTILE, "e", None, []),
@@ -189,7 +189,7 @@ def test_the_numbers_are_those_counted_by_hand(page: tuple[str, Page]) -> None:
 
 def test_refusals_stand_by_reason_with_a_sentence_and_what_was_measured(page: tuple[str, Page]) -> None:
     assert page[1].rows("Refused sources")[1:] == [
-        ["missing_slices", "2", "slices are missing: 3", "gaps mm 7.5, 2.5; missing 3; step mm 2.5"],
+        ["missing_slices", "2", "slices are missing: 3", "gaps 7.5, 2.5 mm; missing 3; step 2.5 mm"],
         ["corrupt", "1", "a <script>alert(1)</script> & more", ""],
         ["pdf", "1", "a PDF", ""],
         ["too_few_slices", "1", "it has 3 slices", "min slices 16; slices 3"],
@@ -234,7 +234,7 @@ def test_flagged_scans_come_first_each_with_its_sentences(page: tuple[str, Page]
     assert "too few of its values lie near air" in foreign
     assert "counts as a patient of its own" in foreign
     assert "more than 4 mm apart" in thick
-    assert "30 slices 5 mm apart, 48 x 40 pixels of 1.5 x 1.5 mm; R-L 60, A-P 72, S-I 150 mm" in thick
+    assert "30 slices 5 mm apart, 48 x 40 pixels of 1.5 x 1.5 mm; RL 60, AP 72, SI 150 mm" in thick
 
 
 def test_the_window_is_said_in_words_and_another_one_where_values_are_not_in_hu(page: tuple[str, Page]) -> None:

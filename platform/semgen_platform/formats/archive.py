@@ -306,8 +306,12 @@ def _open_tar(file: Any, stamp: int) -> _Opened:
     listed: list[Member] = []
     places: list[tuple[int, int]] = []  # (start, size), in which a long list takes less than in what tarfile gives
     with tarfile.open(fileobj=file, mode="r:") as tar:
+        behind = 0
         for info in tar:
             tar.members = []  # type: ignore[attr-defined]  # else it keeps each of them a second time
+            if tar.offset <= behind:
+                raise refused("corrupt", "a member of the archive has a size that leads back to an earlier one")
+            behind = tar.offset
             if not info.isdir():
                 listed.append(_tar_member(info, end, stamp))
                 places.append((info.offset_data, info.size))

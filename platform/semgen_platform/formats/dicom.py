@@ -21,7 +21,15 @@ from semgen_platform.formats.dicom_object import is_multiframe
 from semgen_platform.formats.dicom_privacy import TAGS as PRIVACY_TAGS
 from semgen_platform.formats.dicom_privacy import names_in, shows_capture
 from semgen_platform.formats.multiframe import GROUP_TAGS, frames_of
-from semgen_platform.formats.pixels import Encoded, PixelReader, can_decode, encoded, pixel_faults, syntax_name
+from semgen_platform.formats.pixels import (
+    LAYOUT_TAGS,
+    Encoded,
+    PixelReader,
+    can_decode,
+    encoded,
+    pixel_faults,
+    syntax_name,
+)
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, combined, refusal
 from semgen_platform.formats.repair import Repair, plan_repair, repaired
@@ -42,9 +50,8 @@ ATTRIBUTE_TAGS = {  # attribute of privacy.ALLOWED_ATTRIBUTES: keyword
 }
 HEADER_TAGS = [
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "BitsAllocated", "BitsStored", "HighBit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
-    "RescaleType", "PixelPaddingValue", "ContrastBolusAgent", "SOPClassUID", *GROUP_TAGS, *ATTRIBUTE_TAGS.values(),
-    *PRIVACY_TAGS,
+    *LAYOUT_TAGS, "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "RescaleType", "PixelPaddingValue",
+    "ContrastBolusAgent", "SOPClassUID", *GROUP_TAGS, *ATTRIBUTE_TAGS.values(), *PRIVACY_TAGS,
 ]  # fmt: skip
 HOUNSFIELD_TYPES = ("", "HU", "US")  # of RescaleType: Hounsfield units, or nothing said
 
@@ -99,7 +106,7 @@ def _on_grid(slices: Sequence[Slice], grid: Grid, reader: PixelReader) -> Volume
     ordered = [slices[n] for n in grid.order]
     stack = Stack((len(ordered), *ordered[0].plane.shape_yx))
     for index, item in enumerate(ordered):
-        stack.fill(index, _slab(item, reader))
+        stack.fill(index, reader.stored(item.pixels), *(item.rescale or (1.0, 0.0)))
     return Volume(stack.voxels, grid.ijk_to_lps_mm, padding_hu=_tagged_padding(ordered))
 
 

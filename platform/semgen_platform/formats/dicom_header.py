@@ -6,10 +6,12 @@ Source: DICOM PS3.10 section 7 (file format), PS3.5 section 6.2 (value represent
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 from semgen_platform.formats.bounded import read_dicom
+from semgen_platform.formats.dicom_scan import scan_header
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, refused
 
@@ -19,10 +21,16 @@ def read_dataset(
 ) -> Any:
     """The pydicom dataset of a file, with or without preamble. Raises Refused if it cannot be parsed, OSError.
 
+    A header of which some tags are wanted is scanned where it is an ordinary one, and answers `get` and `in` alike.
+
     stream : the file, where it is open already.
     """
     try:
         with place.open() if stream is None else nullcontext(stream) as opened:
+            opened.seek(0)
+            header = None if tags is None or pixels else scan_header(opened, tuple(tags))
+            if header is not None:
+                return header
             opened.seek(0)
             return read_dicom(opened, pixels=pixels, tags=tags)
     except Refused:
@@ -46,9 +54,10 @@ def text(dataset: Any, keyword: str) -> str:
 def texts(dataset: Any, keyword: str) -> tuple[str, ...]:
     """A multi-valued header value as stripped texts."""
     value = header_value(dataset, keyword)
-    if value is None or isinstance(value, str):
-        return () if not value else (value.strip(" \0"),)
-    return tuple(str(v).strip(" \0") for v in value)
+    if value is None or value == "":
+        return ()
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+    return tuple(str(v).strip(" \0") for v in values)
 
 
 def numbers(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | None:

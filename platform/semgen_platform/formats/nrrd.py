@@ -124,7 +124,7 @@ def _dtype(header: Header) -> tuple[np.dtype[Any] | None, Refusal | None]:
 
 def _affine(header: Header) -> tuple[np.ndarray[Any, np.dtype[np.float64]] | None, Refusal | None]:
     signs = LPS_SIGNS.get(header.fields.get("space", "").lower())
-    columns = [rawdata.vector(v, 3) for v in re.findall(r"\(([^)]*)\)", header.fields.get("spacedirections", ""))]
+    columns = [rawdata.vector(v, 3) for v in re.findall(r"\(([^()]*)\)", header.fields.get("spacedirections", ""))]
     origin = rawdata.vector(header.fields.get("spaceorigin", "").strip("()"), 3)
     lacking = [
         name

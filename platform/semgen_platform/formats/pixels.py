@@ -1,19 +1,21 @@
 """The pixels of single slices and frames: whether they can be decoded, whether they are whole, and their stored values.
 
-Decoding is pydicom's, with whichever of its decoders are installed; what the values mean, dicom.py says. Sources: DICOM
-PS3.5 section 8 and annex A.4 (native and encapsulated pixel data), PS3.3 C.7.6.3 (Image Pixel).
+Decoding is pydicom's, with whichever of its decoders are installed, and what lies in a file as it is meant is read from
+there; what the values mean, dicom.py says. Sources: DICOM PS3.5 section 8 and annex A.4 (native and encapsulated pixel
+data), PS3.3 C.7.6.3 (Image Pixel).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semgen_platform.formats.dicom_header import number, read_dataset, text
+from semgen_platform.formats.dicom_header import header_value, number, read_dataset, text
+from semgen_platform.formats.dicom_scan import EXPLICIT, IMPLICIT, ScannedHeader
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import Refused, refused
 from semgen_platform.volume import Refusal
@@ -23,6 +25,23 @@ PIXEL_TAGS = [
     "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration", "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths", "PixelData",
 ]  # fmt: skip
+LAYOUT_TAGS = [
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel", "NumberOfFrames",
+    "PhotometricInterpretation",
+]  # fmt: skip
+"""What `encoded` asks of a header beside Rows and Columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Pixels that are 16-bit integers in the file, little endian, row by row.
+
+    offset : of the first.  unused_bits : at the top of each; they may hold anything.
+    """
+
+    offset: int
+    signed: bool
+    unused_bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +49,7 @@ class Encoded:
     """Where the pixels of one slice lie, and how.
 
     frame : number in a multi-frame file, from 0; None where the file holds one slice.  native_bytes : of all pixels of
-    the file when they are not compressed.
+    the file when they are not compressed.  plain : None where it takes pydicom to read them.
     """
 
     place: Place
@@ -38,6 +57,7 @@ class Encoded:
     syntax: str
     shape_yx: tuple[int, int]
     native_bytes: int
+    plain: Plain | None = None
 
 
 def encoded(place: Place, dataset: Any, frames: int | None) -> Encoded:
@@ -50,7 +70,31 @@ def encoded(place: Place, dataset: Any, frames: int | None) -> Encoded:
         raise refused("corrupt", "a CT image says no rows or columns")
     shape = int(rows), int(columns)
     size = shape[0] * shape[1] * int(number(dataset, "BitsAllocated") or 16) // 8 * (frames or 1)
-    return Encoded(place, None if frames is None else 0, _syntax(dataset), shape, size)
+    item = Encoded(place, None if frames is None else 0, _syntax(dataset), shape, size)
+    return replace(item, plain=_plain(item, dataset)) if isinstance(dataset, ScannedHeader) else item
+
+
+def _plain(item: Encoded, header: ScannedHeader) -> Plain | None:
+    """How to read a slice without pydicom; None where it would not take the pixels just as they lie, or complain."""
+    vr, offset, length = header.pixel_data
+    size = 2 * item.shape_yx[0] * item.shape_yx[1]
+    bits, representation = header_value(header, "BitsStored"), header_value(header, "PixelRepresentation")
+    ordinary = (
+        item.frame is None
+        and item.syntax in (IMPLICIT, EXPLICIT)
+        and vr in (b"", b"OB", b"OW")
+        and max(item.shape_yx) < 2**16
+        and size <= length < 2 * size  # twice the size would be a second frame
+        and offset + length == item.place.size()
+        and header_value(header, "BitsAllocated") == 16
+        and header_value(header, "SamplesPerPixel") == 1
+        and header_value(header, "NumberOfFrames") in (None, 1)
+        and text(header, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+        and type(bits) is type(representation) is int
+        and 1 <= bits <= 16
+        and representation in (0, 1)
+    )
+    return Plain(offset, signed=representation == 1, unused_bits=16 - bits) if ordinary else None
 
 
 def _syntax(dataset: Any) -> str:
@@ -115,6 +159,9 @@ class PixelReader:
         """
         from pydicom.pixels.utils import pixel_array
 
+        plain = None if item.plain is None else _read_plain(item, item.plain)
+        if plain is not None:
+            return plain
         dataset = self._dataset(item)
         try:
             pixels = np.asarray(pixel_array(dataset, index=item.frame or 0))
@@ -139,6 +186,17 @@ class PixelReader:
             self._kept = None  # before the next one is read, so that two are never held
             self._kept = (item.place, _pixel_dataset(item))
         return self._kept[1]
+
+
+def _read_plain(item: Encoded, plain: Plain) -> NDArray[Any] | None:
+    """(y, x) values, read-only; None where the file has become shorter than it was. Raises Refused, OSError."""
+    with item.place.open() as stream:
+        stream.seek(plain.offset)
+        data = stream.read(item.native_bytes)
+    if len(data) < item.native_bytes:
+        return None
+    pixels = np.frombuffer(data, "<i2" if plain.signed else "<u2").reshape(item.shape_yx)
+    return (pixels << plain.unused_bits) >> plain.unused_bits if plain.unused_bits else pixels
 
 
 def _pixel_dataset(item: Encoded) -> Any:

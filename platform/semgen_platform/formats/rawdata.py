@@ -1,28 +1,28 @@
-"""The voxel block of a NRRD or MetaImage file: raw bytes, or one gzip or zlib stream, of the size its header promises.
+"""The voxels of a NIfTI, NRRD or MetaImage file: raw bytes or a compressed stream, of the size its header promises.
 
-Never inflates more than was promised, and takes no data file outside the header's folder.
+Read into one array, and never more than was promised. Takes no data file outside the header's folder.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform.formats.archive import DEFLATE_RATIO
+from semgen_platform.formats.inflating import inflate_into
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.refusing import refused
 
-TRAILING_LIMIT = 1 << 20  # bytes behind the voxels that are inflated only to reach the checksum
 SHORT = "the file holds fewer voxels than its header promises"
 
 HEADER_LIMIT = 1 << 20  # bytes; a text header has a few hundred
+READ_BYTES = 1 << 20  # at once, for any kind of stream; a cache holds them
 
 
 def data_place(header: Place, name: str) -> Place:
@@ -53,12 +53,13 @@ class Block:
         """(z, y, x) voxels. Raises Refused where they end early or their checksum is wrong, OSError."""
         expected = self.skip + math.prod(shape_zyx) * dtype.itemsize
         self._check_promise(expected)
+        data = np.empty(expected, dtype=np.uint8)
         with self.place.open() as stream:
             stream.seek(self.offset)
-            data = _inflated(stream.read(), expected) if self.compressed else stream.read(expected)
-        if len(data) < expected:
-            raise refused("truncated", SHORT, bytes=len(data), expected_bytes=expected)
-        return np.frombuffer(data, dtype=dtype, offset=self.skip).reshape(shape_zyx)
+            found = inflate_into(data, stream) if self.compressed else _read_into(data, stream)
+        if found < expected:
+            raise refused("truncated", SHORT, bytes=found, expected_bytes=expected)
+        return data[self.skip :].view(dtype).reshape(shape_zyx)
 
     def _check_promise(self, expected: int) -> None:
         """Refuse what a file of this size cannot hold, before memory is taken for it."""
@@ -67,21 +68,13 @@ class Block:
             raise refused("truncated", SHORT, bytes=stored, expected_bytes=expected)
 
 
-def _inflated(data: bytes, expected: int) -> bytes:
-    """The first `expected` bytes of one gzip or zlib stream (or several gzip members), its checksums verified."""
-    out, rest = b"", data
-    try:
-        while rest and len(out) < expected:
-            inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, told apart by its header
-            part = inflater.decompress(rest, expected - len(out))
-            beyond = inflater.decompress(inflater.unconsumed_tail, TRAILING_LIMIT)  # to the checksum
-            out, rest = (out + part if out else part), inflater.unused_data
-            if not inflater.eof:
-                reason = "truncated" if len(beyond) < TRAILING_LIMIT else "corrupt"
-                raise refused(reason, "the compressed data do not end where the header's voxels end")
-    except zlib.error:
-        raise refused("corrupt", "the compressed data are damaged") from None
-    return out
+def _read_into(out: NDArray[np.uint8], stream: BinaryIO) -> int:
+    """Fill `out` with what follows in the stream; how many bytes there were for it."""
+    filled = 0
+    while filled < len(out) and (part := stream.read(min(READ_BYTES, len(out) - filled))):
+        out[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
+    return filled
 
 
 def header_text(place: Place, end: re.Pattern[bytes]) -> tuple[str, int]:

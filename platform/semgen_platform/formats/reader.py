@@ -6,8 +6,6 @@ bugs of ours raise, and MemoryError.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from semgen_platform import geometry
@@ -70,9 +68,9 @@ def _read(source: Source, min_slices: int, repair: bool) -> Volume:
 def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:
     """The volume in canonical axes with padding and flags. Raises Refused for what no format module looks at."""
     _check_affine(volume)
-    _check_finite(volume)
-    volume = canonical(volume)
-    counts = values.histogram(volume.voxels)
+    volume = canonical(volume, owned=True)
+    _check_finite(volume)  # in the type that is kept: a float64 may be beyond float32
+    counts = volume.histogram
     faults = [
         no
         for no in (values.label_map_refusal(volume.voxels, counts), _size_fault(volume, min_slices))
@@ -84,7 +82,7 @@ def _accepted(volume: Volume, source: Source, min_slices: int) -> Volume:
     if padding is None or counts.share(round(padding), round(padding)) == 0:
         padding = values.corner_padding(volume.voxels)
     flags = volume.flags if source.patient is not None else (*volume.flags, "patient_unknown")
-    return replace(volume, padding_hu=padding, flags=flags)
+    return volume.relabelled(padding_hu=padding, flags=flags)
 
 
 def _check_affine(volume: Volume) -> None:

@@ -1,18 +1,18 @@
 """What the voxels themselves say: label map or image, CT or not, in HU or not, and the statistics that the lake keeps.
 
 NIfTI, NRRD and MetaImage name no modality, and a DICOM header may name the wrong one, so values decide (DESIGN.md
-section 6). Pure functions of arrays; everything rests on one exact histogram of whole HU.
+section 6). Pure functions of arrays; everything rests on one histogram of whole HU (histogram.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from semgen_platform.formats.refusing import refusal
+from semgen_platform.histogram import Histogram
 from semgen_platform.volume import INT16, Refusal, Volume
 
 AIR_HU = (-1100, -900)
@@ -38,44 +38,6 @@ BODY_ABOVE_HU = -500  # halfway between air and tissue
 PADDING_AT_MOST_HU = -1024
 """The lowest value of a 12-bit scanner; air itself is near -1000, so that a constant at or below this is fill."""
 NOISE_SLICES = 16  # slices sampled for the noise estimate
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of voxels by value rounded to whole HU, clipped to int16; `counts[0]` is the value -32768."""
-
-    counts: NDArray[np.int64]
-
-    @property
-    def total(self) -> int:
-        return int(self.counts.sum())
-
-    def share(self, low: int, high: int) -> float:
-        """Share of voxels with low <= value <= high."""
-        return float(self.counts[low - INT16.min : high - INT16.min + 1].sum() / max(1, self.total))
-
-    def percentile(self, percent: float) -> float:
-        """The smallest value that at least `percent` % of the voxels do not exceed."""
-        rank = max(1, int(np.ceil(self.total * percent / 100)))
-        return float(np.searchsorted(np.cumsum(self.counts), rank) + INT16.min)
-
-    def without(self, value: float | None) -> Histogram:
-        """The same without the voxels of one value, where that leaves any."""
-        if value is None or not INT16.min <= value <= INT16.max:
-            return self
-        counts = self.counts.copy()
-        counts[round(value) - INT16.min] = 0
-        return Histogram(counts) if counts.any() else self
-
-
-def histogram(voxels_ZYX: NDArray[Any]) -> Histogram:
-    """Exact histogram of a canonical volume (int16 or finite float32), slice by slice."""
-    counts = np.zeros(2**16, dtype=np.int64)
-    for slab in voxels_ZYX:
-        whole = slab if slab.dtype == np.int16 else np.clip(np.rint(slab), INT16.min, INT16.max).astype(np.int16)
-        shifted = np.ascontiguousarray(whole).view(np.uint16) ^ np.uint16(0x8000)  # order of int16 as uint16
-        counts += np.bincount(shifted.ravel(), minlength=2**16)
-    return Histogram(counts)
 
 
 def corner_padding(voxels_ZYX: NDArray[Any]) -> float | None:
@@ -111,12 +73,9 @@ def _edge_share(voxels_ZYX: NDArray[Any]) -> float:
     return differing / max(1, foreground)
 
 
-def voxel_flags(volume: Volume, counts: Histogram | None = None) -> tuple[str, ...]:
-    """What the voxels and the grid of a canonical volume say: not_hu_like, not_ct, low_coverage, thick_slices.
-
-    counts : the histogram of its voxels, where it is at hand.
-    """
-    counts = counts or histogram(volume.voxels)
+def voxel_flags(volume: Volume) -> tuple[str, ...]:
+    """What the voxels and the grid of a canonical volume say: not_hu_like, not_ct, low_coverage, thick_slices."""
+    counts = volume.histogram
     flags = []
     if counts.share(*AIR_HU) < MIN_AIR or counts.share(*TISSUE_HU) < MIN_TISSUE:
         flags.append("not_hu_like" if volume.modality == "CT" else "not_ct")
@@ -128,13 +87,14 @@ def voxel_flags(volume: Volume, counts: Histogram | None = None) -> tuple[str, .
     return tuple(flags)
 
 
-def statistics(volume: Volume, counts: Histogram | None = None) -> dict[str, float | None]:
+def statistics(volume: Volume) -> dict[str, float | None]:
     """hu_min, hu_p01, hu_p50, hu_p99, hu_max, body_fraction and noise_hu of a canonical volume without its padding.
 
-    HU values are exact for int16 voxels and rounded to whole ones for float32. body_fraction is the share above -500 HU
+    HU values are whole, exact for int16 voxels up to histogram.SAMPLED_ABOVE of them; in larger volumes, percentiles,
+    body_fraction and, beside padding, hu_min are those of every fourth row. body_fraction is the share above -500 HU
     (table included, lungs not); noise_hu is None where there is too little soft tissue to measure it.
     """
-    inside = (counts or histogram(volume.voxels)).without(volume.padding_hu)
+    inside = volume.histogram.without(volume.padding_hu)
     percentiles = {"hu_min": 0.0, "hu_p01": 1.0, "hu_p50": 50.0, "hu_p99": 99.0, "hu_max": 100.0}
     return {
         **{name: inside.percentile(percent) for name, percent in percentiles.items()},
@@ -150,9 +110,24 @@ def noise_hu(voxels_ZYX: NDArray[Any]) -> float | None:
     neighbours, so its noise is underestimated.
     """
     step = max(1, len(voxels_ZYX) // NOISE_SLICES)
-    slabs = voxels_ZYX[step // 2 :: step].astype(np.float32)
-    left, right = slabs[..., :-1], slabs[..., 1:]
-    tissue = (np.minimum(left, right) >= TISSUE_HU[0]) & (np.maximum(left, right) <= TISSUE_HU[1])
-    if np.count_nonzero(tissue) < 1000:
+    found = [_tissue_differences(slab) for slab in voxels_ZYX[step // 2 :: step]]
+    differences = np.concatenate(found)
+    if len(differences) < 1000:
         return None
-    return float(np.median(np.abs(right - left)[tissue]) * 1.4826 / np.sqrt(2))
+    return float(np.float32(_median(differences)) * 1.4826 / np.sqrt(2))
+
+
+def _tissue_differences(slab_YX: NDArray[Any]) -> NDArray[Any]:
+    """Absolute differences of neighbours along x, of which both are soft tissue."""
+    tissue = (slab_YX >= TISSUE_HU[0]) & (slab_YX <= TISSUE_HU[1])
+    both = tissue[:, :-1] & tissue[:, 1:]
+    return np.abs(slab_YX[:, 1:] - slab_YX[:, :-1])[both]
+
+
+def _median(differences: NDArray[Any]) -> float:
+    """Of whole numbers by counting them, since that takes one pass."""
+    if differences.dtype.kind == "f":
+        return float(np.median(differences))
+    reached = np.cumsum(np.bincount(differences))
+    middle = [(len(differences) - 1) // 2, len(differences) // 2]
+    return float(np.searchsorted(reached, middle, side="right").mean())

@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from semgen_platform.errors import Damage, InputError, LakeError
-from semgen_platform.lake.shards import CHUNK, METADATA, MappedShard, StoredLevel, shard_key
+from semgen_platform.lake.shard_bytes import MappedShard
+from semgen_platform.lake.shards import CHUNK, METADATA, StoredLevel, shard_key
 from semgen_platform.privacy.canaries import BINARY, SHORTEST, TEXT, VOXELS, Canaries, Hit
 from semgen_platform.privacy.unwrapping import CannotOpen, is_text, unwrapped
 from semgen_platform.progress import Progress

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Shape = tuple[int, int, int]
 
 SMALL_ENOUGH = 64
-SLAB = 32  # slices at once; even, so that no block is parted
+SLAB_VOXELS = 2**19  # in slices that are averaged at once; their sums stay in a second-level cache
 THICK = 1.5  # an axis this many times coarser than the finest one is not halved
 
 
@@ -54,10 +54,13 @@ def block_mean(voxels_ZYX: NDArray[Any], step_zyx: Shape, padding_hu: float | No
     Voxels equal to `padding_hu` do not count; a block of nothing else keeps that value. Where a size is odd the last
     block is what is left. int16 means are rounded half to even.
     """
+    if padding_hu is not None and voxels_ZYX.dtype.kind == "i":  # else all voxels would be compared as float64
+        padding_hu = int(padding_hu) if float(padding_hu).is_integer() else None
     step_z = step_zyx[0]
     out = np.empty([-(-n // step) for n, step in zip(voxels_ZYX.shape, step_zyx, strict=True)], voxels_ZYX.dtype)
-    for z in range(0, len(voxels_ZYX), SLAB):  # slab by slab: the sums never take more than a few slices' memory
-        out[z // step_z : (z + SLAB) // step_z] = _slab_mean(voxels_ZYX[z : z + SLAB], step_zyx, padding_hu)
+    slab = 2 * max(1, SLAB_VOXELS // (2 * voxels_ZYX[0].size))  # even, so that no block is parted
+    for z in range(0, len(voxels_ZYX), slab):
+        out[z // step_z : (z + slab) // step_z] = _slab_mean(voxels_ZYX[z : z + slab], step_zyx, padding_hu)
     return out
 
 
@@ -65,25 +68,33 @@ def _slab_mean(voxels_ZYX: NDArray[Any], step_zyx: Shape, padding_hu: float | No
     padding = voxels_ZYX == padding_hu if padding_hu is not None else None
     if padding is not None and padding.any():
         return _mean_without(voxels_ZYX, padding, step_zyx)
-    total = _block_sum(voxels_ZYX.astype(_sum_dtype(voxels_ZYX), copy=False), step_zyx)
-    return _rounded(total, int(np.log2(np.prod(step_zyx))))
+    return _rounded(_block_sum(_summable(voxels_ZYX), step_zyx), _halvings(step_zyx))
 
 
 def _mean_without(voxels_ZYX: NDArray[Any], padding: NDArray[np.bool_], step_zyx: Shape) -> NDArray[Any]:
+    """The means of whole blocks, and instead of those of blocks with padding the means of what is left of them."""
     value = voxels_ZYX[padding][0]
-    counted = np.where(padding, voxels_ZYX.dtype.type(0), voxels_ZYX)
-    total = _block_sum(counted.astype(_sum_dtype(counted), copy=False), step_zyx)
-    count = _block_sum((~padding).astype(np.uint8), step_zyx)
+    total = _block_sum(_summable(np.where(padding, voxels_ZYX.dtype.type(0), voxels_ZYX)), step_zyx)
+    left_out = _block_sum(padding.view(np.uint8), step_zyx)
+    mean = _rounded(total, _halvings(step_zyx))
+    partial = left_out > 0
+    count = 2 ** _halvings(step_zyx) - left_out[partial]
     # float64 holds every mean that ends in one half exactly, so the rounding is that of the true mean
-    mean = np.divide(total, count, out=np.full(total.shape, value, np.float64), where=count > 0)
-    return np.rint(mean) if voxels_ZYX.dtype.kind == "i" else mean
+    remaining = np.divide(total[partial], count, out=np.full(count.shape, value, np.float64), where=count > 0)
+    mean[partial] = np.rint(remaining) if voxels_ZYX.dtype.kind == "i" else remaining
+    return mean
 
 
-def _sum_dtype(voxels_ZYX: NDArray[Any]) -> type:
-    """Where eight int16 values in [-4096, 4095] are summed nothing overflows int16; beyond that it takes int32."""
+def _summable(voxels_ZYX: NDArray[Any]) -> NDArray[Any]:
+    """In a dtype in which eight of them can be added: int16 for those in [-4096, 4095], else int32; or float64."""
     if voxels_ZYX.dtype.kind != "i":
-        return np.float64
-    return np.int16 if voxels_ZYX.min() >= -4096 and voxels_ZYX.max() <= 4095 else np.int32
+        return voxels_ZYX.astype(np.float64)
+    return voxels_ZYX if voxels_ZYX.min() >= -4096 and voxels_ZYX.max() <= 4095 else voxels_ZYX.astype(np.int32)
+
+
+def _halvings(step_zyx: Shape) -> int:
+    """How often the sum of a block is halved to be its mean."""
+    return sum(step == 2 for step in step_zyx)
 
 
 def _block_sum(values_ZYX: NDArray[Any], step_zyx: Shape) -> NDArray[Any]:
@@ -92,9 +103,9 @@ def _block_sum(values_ZYX: NDArray[Any], step_zyx: Shape) -> NDArray[Any]:
         if step == 2:
             values = np.moveaxis(values_ZYX, axis, 0)
             pairs = len(values) // 2
-            total = values[0::2].copy(order="K")
-            total[:pairs] += values[1::2]
-            total[pairs:] *= 2
+            total = np.empty_like(values[0::2])
+            np.add(values[0 : 2 * pairs : 2], values[1::2], out=total[:pairs])
+            np.multiply(values[2 * pairs :], 2, out=total[pairs:])
             values_ZYX = np.moveaxis(total, 0, axis)
     return values_ZYX
 

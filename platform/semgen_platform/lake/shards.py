@@ -10,6 +10,7 @@ Source: Zarr v3 specification, codecs sharding-indexed v1.0, blosc v1.0 and crc3
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ CRC_BYTES = 4
 CHUNKS_AT_ONCE = 256  # fetched before they are decoded: at most some 32 MiB of stored bytes
 COMPRESSOR, COMPRESSION_LEVEL, SHUFFLE = "lz4", 5, "shuffle"
 METADATA = "zarr.json"
+WRITE_BYTES = 2**20
 
 Voxels = NDArray[Any]
 
@@ -131,43 +133,81 @@ class StoredLevel:
 
 
 def _write_shard(path: Path, voxels_ZYX: Voxels, depth: int) -> Shard:
-    from blake3 import blake3
-
-    compress, hasher = _compressor(), blake3()
+    compress = _compressor()
     counts = (depth // CHUNK, *(-(-n // CHUNK) for n in voxels_ZYX.shape[1:]))
     index = np.full((int(np.prod(counts)), 2), ABSENT, dtype="<u8")
-    size = 0
-    with path.open("wb") as file:
-
-        def put(data: bytes) -> None:
-            nonlocal size
-            file.write(data)
-            hasher.update(data)
-            size += len(data)
-
+    with path.open("wb", buffering=0) as file:
+        out = _Digested(file)
         for number, chunk in _full_chunks(voxels_ZYX, counts):
             compressed = compress(chunk)
-            index[number] = size, len(compressed) + CRC_BYTES
-            put(compressed)
-            put(_crc32c(compressed))
-        put(index.tobytes())
-        put(_crc32c(index.tobytes()))
-        file.flush()
+            index[number] = out.size, len(compressed) + CRC_BYTES
+            out.put(compressed)
+            out.put(_crc32c(compressed))
+        out.put(index.tobytes())
+        out.put(_crc32c(index.tobytes()))
+        out.flush()
         os.fsync(file.fileno())  # the row that makes it exist must not outlive it in a power cut
-    return Shard(hasher.hexdigest(), size)
+    return Shard(out.digest(), out.size)
+
+
+class _Digested:
+    """A file that is written and digested in pieces of one size: small ones cost calls, fresh memory costs more."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        from blake3 import blake3
+
+        self.size = 0
+        self._file, self._hasher = file, blake3()
+        self._buffer, self._filled = memoryview(bytearray(WRITE_BYTES)), 0
+
+    def put(self, data: bytes) -> None:
+        for start in range(0, len(data), WRITE_BYTES):
+            piece = data[start : start + WRITE_BYTES]
+            if self._filled + len(piece) > WRITE_BYTES:
+                self.flush()
+            self._buffer[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+        self.size += len(data)
+
+    def flush(self) -> None:
+        piece = self._buffer[: self._filled]
+        self._hasher.update(piece)
+        while piece:
+            piece = piece[self._file.write(piece) :]  # a full disk takes a part
+        self._filled = 0
+
+    def digest(self) -> str:
+        return str(self._hasher.hexdigest())
 
 
 def _full_chunks(voxels_ZYX: Voxels, counts: tuple[int, ...]) -> Iterator[tuple[int, Voxels]]:
-    """(number in the index, contiguous chunk) of every chunk with a voxel that is not fill; edges filled up."""
+    """(number in the index, contiguous chunk) of every chunk with a voxel that is not fill; edges filled up.
+
+    Chunks of one row along x are cut at once, since what is next to each other is read together.
+    """
     fill = voxels_ZYX.dtype.type(FILL_HU)
-    buffer = np.empty((CHUNK, CHUNK, CHUNK), voxels_ZYX.dtype.newbyteorder("<"))
-    for number, (z, y, x) in enumerate(itertools.product(*(range(0, n * CHUNK, CHUNK) for n in counts))):
-        part = voxels_ZYX[z : z + CHUNK, y : y + CHUNK, x : x + CHUNK]
-        if part.shape != buffer.shape:
-            buffer[...] = fill
-        buffer[: part.shape[0], : part.shape[1], : part.shape[2]] = part
-        if not (buffer == fill).all():
-            yield number, buffer
+    row = np.empty((counts[2], CHUNK, CHUNK, CHUNK), voxels_ZYX.dtype.newbyteorder("<"))
+    for first, (z, y) in enumerate(itertools.product(*(range(0, n * CHUNK, CHUNK) for n in counts[:2]))):
+        _cut(voxels_ZYX[z : z + CHUNK, y : y + CHUNK], row, fill)
+        for x, chunk in enumerate(row):
+            if chunk[0, 0, 0] != fill or (chunk != fill).any():
+                yield first * counts[2] + x, chunk
+
+
+def _cut(strip_ZYX: Voxels, row: Voxels, fill: Any) -> None:
+    """Fill `row` (chunks, z, y, x) with the chunks of a strip that is one chunk high and deep.
+
+    A line of a chunk is moved as one item, which takes half the time of moving its voxels.
+    """
+    depth, height, width = strip_ZYX.shape
+    whole, line = width // CHUNK, f"V{CHUNK * row.itemsize}"
+    if (depth, height, whole) != (CHUNK, CHUNK, len(row)):
+        row[...] = fill
+    if whole:
+        lines = strip_ZYX[..., : whole * CHUNK].view(line)
+        row[:whole, :depth, :height].view(line)[..., 0] = lines.transpose(2, 0, 1)
+    if whole < len(row):
+        row[whole, :depth, :height, : width - whole * CHUNK] = strip_ZYX[..., whole * CHUNK :]
 
 
 def _chunks_between(start: Shape, stop: Shape, chunk: Shape) -> Iterator[tuple[int, ...]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from semgen_platform.errors import NotFound
-from semgen_platform.formats.values import histogram, statistics, voxel_flags
+from semgen_platform.formats.values import statistics, voxel_flags
 from semgen_platform.ids import scan_and_content_id
 from semgen_platform.lake.pyramid import Level, block_mean, plan_levels
 from semgen_platform.lake.shard_bytes import MappedShard, RangedShard, ShardBytes
@@ -121,7 +121,7 @@ def _write_levels(folder: Path, volume: Volume, levels: list[Level]) -> list[lis
 
 
 def _described(volume: Volume) -> dict[str, Any]:
-    shape, spacing, counts = volume.shape_zyx, volume.spacing_zyx_mm, histogram(volume.voxels)
+    shape, spacing = volume.shape_zyx, volume.spacing_zyx_mm
     return {
         "modality": volume.modality,
         **{f"shape_{axis}": n for axis, n in zip("zyx", shape, strict=True)},
@@ -129,8 +129,8 @@ def _described(volume: Volume) -> dict[str, Any]:
         "ijk_to_lps_mm": volume.ijk_to_lps_mm,
         "dtype": volume.voxels.dtype.name,
         "padding_hu": volume.padding_hu,
-        **statistics(volume, counts),
-        "flags": sorted(voxel_flags(volume, counts)),
+        **statistics(volume),
+        "flags": sorted(voxel_flags(volume)),
     }
 
 

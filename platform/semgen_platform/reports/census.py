@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from semgen_platform import geometry
 from semgen_platform.errors import Damage, NotFound
-from semgen_platform.formats.values import histogram
+from semgen_platform.histogram import histogram
 from semgen_platform.lake import selection
 from semgen_platform.lake.crops import CropReader
 from semgen_platform.lake.describe import refusals
@@ -48,7 +48,7 @@ _ACCEPTED = """
 """
 _COUNTS = """
     count(*) AS sources, count(DISTINCT scan_id) AS scans, count(DISTINCT patient_id) AS patients,
-    count(DISTINCT study_id) AS studies
+    count(DISTINCT nullif(study_id, '')) AS studies
 """
 
 
@@ -168,6 +168,7 @@ def pictures_of(lake: Lake, census: Census, ids: Sequence[str], *, quiet: bool) 
             window_hu = window_of(row["flags"], row["hu_p01"], row["hu_p99"])
             described = {
                 **row,
+                "flags": sorted(row["flags"], key=_flag_order),
                 "collection": collection_of[scan.scan_id],
                 "coverage_mm": row["shape_z"] * row["spacing_z_mm"],
                 "extent_zyx_mm": box_zyx_mm(scan.zyx_to_lps_mm, scan.shape_zyx),

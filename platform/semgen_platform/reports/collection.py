@@ -57,6 +57,7 @@ Row = Mapping[str, Any]
 
 SHORT_ID = 10  # characters of an id that a page shows
 SHORT_EVIDENCE = 60  # characters of a measured value that a table shows
+UNITS = {"mm": "mm", "deg": "degrees", "hu": "HU"}  # suffixes of the names of measured values
 MOST_SHAPES = 8  # rows of the table of image sizes
 TISSUE_RANGE_HU = (-200, 300)
 
@@ -156,9 +157,8 @@ def _title(collections: Sequence[str]) -> str:
 def _contents(census: Census) -> list[Markup | str]:
     totals, unknown = census.totals, census.flags().get("patient_unknown", 0)
     voxels = float(np.prod([census.values(f"shape_{axis}") for axis in "zyx"], axis=0).sum())
-    stored = (
-        f"{text_of(round(voxels / 1e6))} million voxels, stored in {text_of(census.values('bytes').sum() / 1e9)} GB"
-    )
+    megabytes = round(census.values("bytes").sum() / 1e6)
+    stored = f"{text_of(round(voxels / 1e6))} million voxels, stored in {text_of(megabytes)} MB"
     sentences = [
         f"{text_of(totals['sources'])} sources (a series or a volume file each) gave {text_of(totals['scans'])} scans:",
         f"{stored}.",
@@ -196,14 +196,21 @@ def _refused(census: Census) -> list[Markup | str]:
 def measured(evidence: str | None) -> str:
     """The short ones of a refusal's measured values (JSON) as text."""
     values: Mapping[str, Any] = json.loads(evidence) if evidence else {}
-    pairs = [f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items()]
+    pairs = [_named(name, _plain(value)) for name, value in values.items()]
     return "; ".join(pair for pair in pairs if len(pair) <= SHORT_EVIDENCE)
+
+
+def _named(name: str, value: str) -> str:
+    """`step_mm` is a step in mm: the unit goes behind the value."""
+    what, _, unit = name.rpartition("_")
+    words = (what, value, UNITS[unit]) if unit in UNITS else (name, value)
+    return " ".join((words[0].replace("_", " "), *words[1:]))
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _flags(census: Census) -> list[Markup | str]:
@@ -308,7 +315,7 @@ def _card(picture: Picture) -> Markup:
     z, y, x = picture.scan["extent_zyx_mm"]
     lines: list[Markup | str] = [
         f"{scan['shape_z']} slices {scan['spacing_z_mm']:.3g} mm apart, {scan['shape_y']} x {scan['shape_x']} pixels "
-        f"of {scan['spacing_y_mm']:.3g} x {scan['spacing_x_mm']:.3g} mm; R-L {x:.0f}, A-P {y:.0f}, S-I {z:.0f} mm",
+        f"of {scan['spacing_y_mm']:.3g} x {scan['spacing_x_mm']:.3g} mm; RL {x:.0f}, AP {y:.0f}, SI {z:.0f} mm",
         f"patient {(scan['patient_id'] or 'unknown')[:SHORT_ID]}, collection {scan['collection']}",
         *(Markup(f"<p>{tag(flag)} {escape(explained(flag, scan))}</p>") for flag in scan["flags"]),
     ]
