@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("bench_*.py"))
+SLOW = ("bench_deidentification",)  # half a minute even when tiny: it plants in every kind of source
+BENCHMARKS = [
+    pytest.param(script, id=script.stem, marks=[pytest.mark.slow] if script.stem in SLOW else [])
+    for script in sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("bench_*.py"))
+]
 
 
-@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", BENCHMARKS)
 def test_a_benchmark_runs_and_prints_its_figures(script: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, script, "--tiny"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False

@@ -137,9 +137,10 @@ def test_an_ingest_outlasts_a_server_that_is_away_for_twenty_seconds(s3_server: 
     process = archive.start(archive.address, remote)
     deadline = time.monotonic() + 120
     while len(list(remote.root.glob("volumes/*/*/*/complete.json"))) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     s3_server.kill()
-    assert process.poll() is None, "it ended before the outage"
+    assert process.poll() is None, process.communicate()
     done = len(list(remote.root.glob("volumes/*/*/*/complete.json")))
     time.sleep(20)
     s3_server.start()

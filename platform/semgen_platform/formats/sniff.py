@@ -41,7 +41,7 @@ KINDS: dict[Content, Kind] = {
 }
 
 UNPLACED = "Analyze files say neither orientation nor position; convert from the original scan"
-AT_ONCE = 256  # files that are looked at before the sources among them are handed on
+AT_ONCE = 64  # files that are looked at before the sources among them are handed on
 
 
 def list_sources(
