@@ -160,6 +160,28 @@ def rejects(
 
 
 @lake.command()
+def duplicates(
+    lake: common.LakeOption,
+    as_json: common.JsonOption = False,
+    verbose: common.VerboseOption = False,
+    quiet: common.QuietOption = False,
+) -> None:
+    """Pairs of scans that show the same anatomy: equal voxels at two places, or equal slices, as in a crop.
+
+    Example: semgen-platform lake duplicates --lake ./lake
+
+    Slices are compared by a sample of their digests. A split never parts the patients of such a pair.
+    """
+    common.set_up(verbose=verbose, quiet=quiet)
+    from semgen_platform.lake.duplicates import duplicates as find
+    from semgen_platform.lake.lake import open_lake
+
+    pairs = find(open_lake(lake))
+    lines = [*common.table(pairs, ("scan_id", "other", "shared", "slices", "same_voxels")), f"{len(pairs)} pairs"]
+    common.show({"pairs": pairs}, as_json=as_json, lines=lines)
+
+
+@lake.command()
 def history(
     lake: common.LakeOption,
     as_json: common.JsonOption = False,

@@ -126,8 +126,8 @@ class Converter:
             },
             "scan_id": scan["scan_id"],
             "patient_id": item.patient_id,
-            "study_id": item.study_id,
-            "series_id": item.series_id,
+            "study_id": item.study_id or None,
+            "series_id": item.series_id or None,
             "flags": list(flags),
             "labels": dict(item.labels),
         }

@@ -238,7 +238,7 @@ def _merge(uri: str, name: str, rows: pa.Table) -> int | None:
     from deltalake.exceptions import CommitFailedError
 
     same_key = " AND ".join(f"head.{column} = new.{column}" for column in KEYS[name])
-    merge = open_table(uri, name).merge(rows, same_key, source_alias="new", target_alias="head")
+    merge = open_table(uri, name).merge(rows, same_key, source_alias="new", target_alias="head", merge_schema=True)
     with explained(uri):
         try:
             return int(merge.when_not_matched_insert_all().execute()["num_target_rows_inserted"])

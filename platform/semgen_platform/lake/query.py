@@ -48,7 +48,9 @@ class Query:
             if files[name]:
                 literals = ", ".join("'" + file.replace("'", "''") + "'" for file in files[name])
                 reader = f"read_parquet([{literals}], union_by_name=true)"
-                self._connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {reader}")
+                self._connection.register(f"{name}_columns", SCHEMAS[name].empty_table())  # older files may lack some
+                columns = f"SELECT * FROM {name}_columns UNION ALL BY NAME"
+                self._connection.execute(f"CREATE VIEW {name} AS {columns} SELECT * FROM {reader}")
             else:
                 self._connection.register(name, _remote_rows(lake, name, table))
 

@@ -1,8 +1,8 @@
 """Which scans a stage works on: profiles, collections and conditions; and what each scan is.
 
 What can change later is computed here on read: the newest row of a source speaks for it (a newer refusal withdraws the
-scan, unless it is one that may pass), and patients who share a content_id form one split_group, so that no split parts
-them. Source: DESIGN.md section 4.
+scan, unless it is one that may pass), and patients who share a content_id or slices form one split_group, so that no
+split parts them. Source: DESIGN.md section 4.
 """
 
 from __future__ import annotations
@@ -47,17 +47,38 @@ _PRESENT = """
     FROM scans JOIN facts USING (scan_id)
 """
 
-_JOINED_PATIENTS = """
-    SELECT list_sort(list(DISTINCT patient_id)) AS patients
-    FROM newest JOIN scans USING (scan_id) GROUP BY content_id HAVING count(DISTINCT patient_id) > 1
+_SLICES = """
+    SELECT content_id, unnest(slice_digests) AS digest
+    FROM (SELECT content_id, first(slice_digests ORDER BY scan_id) AS slice_digests FROM scans GROUP BY content_id)
 """
+
+_NEAR = """
+    SELECT a.content_id AS one, b.content_id AS other, count(*) AS shared
+    FROM slices a JOIN slices b ON a.digest = b.digest AND a.content_id < b.content_id
+    WHERE a.digest IN (SELECT digest FROM slices GROUP BY digest HAVING count(DISTINCT content_id) > 1)
+    GROUP BY one, other HAVING count(*) >= {least}
+"""
+
+_JOINED_PATIENTS = """
+    WITH of_content AS (SELECT DISTINCT content_id, patient_id FROM newest JOIN scans USING (scan_id)),
+         links AS (
+             SELECT content_id AS link, patient_id FROM of_content
+             UNION ALL
+             SELECT one || other AS link, patient_id FROM near JOIN of_content ON content_id IN (one, other)
+         )
+    SELECT list_sort(list(DISTINCT patient_id)) AS patients
+    FROM links GROUP BY link HAVING count(DISTINCT patient_id) > 1
+"""
+
+LEAST_SHARED = 2
+"""Sampled slices that two scans must share to be one anatomy: no two slices of a scanner are equal by chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
     """One selected scan.
 
-    split_group : what a split must keep together; the least patient_id of those joined by a shared content_id.
+    split_group : what a split must keep together; the least patient_id of those who share a content_id or slices.
     collection : the least of its sources' collections.  flags : of the voxels and of the newest sources.
     ijk_to_lps_mm : (4, 4) float64.  levels : the stored pyramid, finest first.  attempt : its volume's folder.
     """
@@ -116,8 +137,15 @@ def select(
     return query.filtered("selected", columns, None, ("scan_id",))
 
 
+def near_contents(query: Query) -> None:
+    """Define the view `near`: pairs of content ids that share slices, with how many sampled ones."""
+    query.define("slices", _SLICES)
+    query.define("near", _NEAR.format(least=LEAST_SHARED))
+
+
 def split_groups(query: Query) -> dict[str, str]:
-    """split_group of every patient who shares a content_id with another; all others are a group of their own."""
+    """split_group of every patient who shares a content_id or slices with another; others are groups of their own."""
+    near_contents(query)
     return joined(query.arrow(_JOINED_PATIENTS)["patients"].to_pylist())
 
 

@@ -62,6 +62,7 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
         ("ijk_to_lps_mm", _REALS), ("dtype", _TEXT), ("padding_hu", _REAL), ("hu_min", _REAL), ("hu_p01", _REAL),
         ("hu_p50", _REAL), ("hu_p99", _REAL), ("hu_max", _REAL), ("body_fraction", _REAL), ("noise_hu", _REAL),
         ("flags", _TEXTS), ("levels", pa.list_(_LEVEL)), ("bytes", _INT), ("attempt", _TEXT),
+        ("slice_digests", _INTS),
     ],
     "encoders": [("encoder_id", _TEXT), *_MADE_FROM, ("dimension", _INT), ("spacing_mm", _REAL), ("details", _TEXT)],
     "embeddings": [

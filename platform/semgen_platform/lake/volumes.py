@@ -19,7 +19,7 @@ from typing import Any
 
 from semgen_platform.errors import NotFound
 from semgen_platform.formats.values import statistics, voxel_flags
-from semgen_platform.ids import scan_and_content_id
+from semgen_platform.ids import scan_and_content_id, slice_digests
 from semgen_platform.lake.pyramid import Level, block_mean, plan_levels
 from semgen_platform.lake.shard_bytes import MappedShard, RangedShard, ShardBytes
 from semgen_platform.lake.shards import METADATA, Shard, StoredLevel, shard_key, write_level
@@ -50,6 +50,7 @@ def write_volume(lake: Address, volume: Volume, run_id: str) -> dict[str, Any]:
             {
                 "scan_id": scan_id,
                 "content_id": content_id,
+                "slice_digests": slice_digests(volume.voxels),
                 "attempt": attempt,
                 **_described(volume),
                 "levels": [
