@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -100,7 +101,8 @@ class S3Server:
             self._process = None
 
     def make_bucket(self, name: str) -> str:
-        """Its s3:// address. A bucket is a folder of the filer."""
+        """The s3:// address of a new bucket whose name begins so. A bucket is a folder of the filer."""
+        name = f"{name}-{uuid.uuid4().hex[:12]}"  # tests share the server
         request = urllib.request.Request(f"{self._filer}/buckets/{name}/", method="POST")
         with _opener().open(request, timeout=10):
             return f"s3://{name}"

@@ -19,7 +19,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
         return Storage(str(tmp_path / "lake"))
     server: S3Server = request.getfixturevalue("s3_server")
-    return Storage(f"{server.make_bucket(f'storage-{uuid.uuid4().hex}')}/lake")
+    return Storage(f"{server.make_bucket('storage')}/lake")
 
 
 def test_what_was_put_comes_back(storage: Storage) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def key_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def s3_lake(s3_server: S3Server) -> Lake:
-    address = f"{s3_server.make_bucket(f'ingest-{uuid.uuid4().hex}')}/lake"
+    address = f"{s3_server.make_bucket('ingest')}/lake"
     return create_lake(address, key_fingerprint=key_fingerprint(KEY))
 
 
