@@ -281,7 +281,8 @@ def test_the_entrypoint_is_a_command_of_this_version(document: Document) -> None
     words = shlex.split(document["spec"]["entrypoint"])[1:]
     group: Any = typer.main.get_command(app)
     command = group.commands[words[0]]
-    command.make_context(words[0], words[1:])  # raises for an unknown option
+    context = command.make_context(words[0], words[1:])  # raises for an unknown option
+    assert context.params["sources"]
 
 
 def test_every_resource_of_the_kustomization_is_there() -> None:
