@@ -255,6 +255,62 @@ def write_series(root: Path, plan: Planted, number: int) -> None:
             refuse_objects(folder, plan)
 
 
+def write_multiframe(root: Path, plan: Planted, number: int) -> None:
+    """One Enhanced CT object, with identifiers in the groups that its frames share and in those of each frame."""
+    where, day = "DICOM functional groups", date(2013, 1, 1) + timedelta(days=37 * number)
+    who = identity(plan, "DICOM multi-frame", day)
+    singles = root / plan.word()
+    volume = Volume(ct_hu(9500 + number), affine_from(SPACING_XYZ_MM, (0, 0, 30)), "CT")
+    write_study(singles, volume, Study(who, 9, 9500 + number), kernel="soft", syntax="plain", extras=False)
+    slices = [pydicom.dcmread(path) for path in sorted((singles / SERIES).iterdir())]
+    shutil.rmtree(singles)
+    whole, shared, first = slices[0].copy(), Dataset(), slices[0]
+    enhanced = UID("1.2.840.10008.5.1.4.1.1.2.1")
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = enhanced
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
+                "ConvolutionKernel"):  # fmt: skip
+        delattr(whole, tag)
+    converted = item(
+        PatientName=plan.name(where), OtherPatientIDs=plan.number(where), PatientBirthDate=plan.birthday(where),
+        RequestAttributesSequence=[item(RequestedProcedureDescription=plan.text(where))],
+    )  # fmt: skip
+    converted.private_block(0x0031, plan.text(where), create=True).add_new(1, "LO", plan.name(where))
+    shared.PixelMeasuresSequence = Items([item(PixelSpacing=first.PixelSpacing, SliceThickness=2.5)])
+    shared.PlaneOrientationSequence = Items([item(ImageOrientationPatient=first.ImageOrientationPatient)])
+    shared.CTReconstructionSequence = Items([item(ConvolutionKernel=plan.text(where)[:16])])
+    shared.IrradiationEventIdentificationSequence = Items([item(IrradiationEventUID=plan.uid(where))])
+    shared.UnassignedSharedConvertedAttributesSequence = Items([converted])
+    region = item(CodeValue=plan.number(where), CodeMeaning=plan.text(where))
+    shared.FrameAnatomySequence = Items([item(AnatomicRegionSequence=[region])])
+    whole.SharedFunctionalGroupsSequence = Items([shared])
+    whole.PerFrameFunctionalGroupsSequence = Items([frame_groups(plan, where, one) for one in slices])
+    whole.NumberOfFrames, whole.PixelData = len(slices), b"".join(one.PixelData for one in slices)
+    path = root / plan.number("file name")
+    whole.save_as(path, enforce_file_format=True)
+    spoil(path, plan, "DICOM multi-frame", lambda dataset: add_standard(dataset, plan, "DICOM multi-frame", ""))
+    plan.kept[str(path)] = {"slice_thickness_mm": 2.5, "voxels": digest(volume.voxels)}
+    plan.patients[str(path)], plan.studied[str(path)] = who.patient_id, day
+
+
+def frame_groups(plan: Planted, where: str, one: Dataset) -> Dataset:
+    converted = item(
+        PatientComments=plan.text(where), AcquisitionDate=plan.birthday(where), SOPInstanceUID=plan.uid(where)
+    )
+    content = item(
+        FrameComments=plan.text(where), FrameLabel=plan.number(where),
+        FrameAcquisitionDateTime=f"{plan.birthday(where)}120000",
+    )  # fmt: skip
+    values = item(RescaleSlope=one.RescaleSlope, RescaleIntercept=one.RescaleIntercept, RescaleType="HU")
+    derived = item(DerivationDescription=plan.text(where))
+    groups = Dataset()
+    groups.PlanePositionSequence = Items([item(ImagePositionPatient=one.ImagePositionPatient)])
+    groups.PixelValueTransformationSequence = Items([values])
+    groups.FrameContentSequence = Items([content])
+    groups.DerivationImageSequence = Items([derived])
+    groups.UnassignedPerFrameConvertedAttributesSequence = Items([converted])
+    return groups
+
+
 def refuse_objects(folder: Path, plan: Planted) -> None:
     """Objects that are refused: localizer, dose report with names in its content tree, secondary capture."""
     for path in (next((folder / SCOUT).iterdir()), next((folder / DOSE).iterdir())):
@@ -419,6 +475,7 @@ def write_archive(root: Path, plan: Planted, size: int) -> None:
     root.mkdir()
     for number in range(size):
         write_series(root, plan, number)
+        write_multiframe(root, plan, number)
     for number in range(3 * size):
         write_nifti(root, plan, number)
         write_nrrd(root, plan, number)

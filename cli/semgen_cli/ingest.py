@@ -31,6 +31,10 @@ def ingest(
             "--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."
         ),
     ] = None,
+    refile: Annotated[
+        bool,
+        typer.Option("--refile", help="Read again what these options would file under another patient or labels."),
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")
     ] = None,
@@ -93,7 +97,7 @@ def ingest(
     )
     key = load_key(key_file, lake_is_local=is_local(lake))
     if dry_run:
-        found = run_dry(sources, opened, key, config, manifest_file=manifest, quiet=quiet)
+        found = run_dry(sources, opened, key, config, manifest_file=manifest, refile=refile, quiet=quiet)
         common.show(asdict(found), as_json=as_json)
         return
     summary = run_ingest(
@@ -102,6 +106,7 @@ def ingest(
         key,
         config,
         manifest_file=manifest,
+        refile=refile,
         report=report,
         workers=workers,
         address=address,

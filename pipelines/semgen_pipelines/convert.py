@@ -6,7 +6,7 @@ A worker decodes in a child process (isolation.py), since decoders may crash or 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from semgen_platform.lake.pending import write_pending
 from semgen_platform.lake.tables import SCHEMAS
 from semgen_platform.lake.volumes import write_volume
 from semgen_platform.privacy import method_codes, shifted_dates
+from semgen_platform.spool import unpacked
 from semgen_platform.volume import Refusal, Volume
 
 ATTEMPT = "0"  # ingest never starts over: an attempt ends when every source has an outcome
@@ -51,7 +52,7 @@ class IngestConfig(Config):
 
 @dataclass(frozen=True)
 class Item:
-    """One source with its names in the lake: what travels to a worker."""
+    """One source with its names in the lake: what travels to a worker, packed (spool.py)."""
 
     source: Source
     source_id: str
@@ -174,7 +175,7 @@ class ConvertSource:
         self._memory_bytes = memory_bytes
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        item: Item = row["item"]
+        item: Item = replace(unpacked(row["item"]), state=row["state"])
         try:
             return {"outcome": self._refused_by_header(item) or self._decoded(item)}
         except StorageError as error:  # as a row, since Ray Data turns what is raised into an error of its own

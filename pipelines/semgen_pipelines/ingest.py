@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,44 +19,45 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Item, Outcome, all_flags, reading_options
+from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Outcome, all_flags
+from semgen_pipelines.listing import Listed, Listing, list_items
 from semgen_pipelines.runtime import ray_session
 from semgen_pipelines.size_classes import SizeClass, size_classes
 from semgen_platform import ids
 from semgen_platform.errors import Busy, ConfigError, Incomplete, StorageError
 from semgen_platform.formats import files
-from semgen_platform.formats.manifest import Manifest, ManifestRow, is_manifest, read_manifest
 from semgen_platform.formats.reader import CONVERTER_VERSION
-from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
 from semgen_platform.lake.lake import Lake
 from semgen_platform.lake.leases import hold
 from semgen_platform.lake.pending import commit_pending, runs_with_pending
-from semgen_platform.lake.tables import source_state
-from semgen_platform.privacy import Pseudonyms
 from semgen_platform.progress import Progress
 from semgen_platform.volume import TEMPORARY_REASONS
 
 COMMIT_EVERY = 500  # rows; one Delta MERGE costs about as much for one row as for a thousand
 COMMIT_EVERY_S = 30.0
+OPERATORS_WORDS = ("patient_from", "patient_namespace")
 AGAIN = "~"  # parts a state from the number of times that it was spoken of before
 FIRST_BYTES_PER_S = 6e6  # the demo's 32 phantoms, mostly compressed, on one core
+SPOKEN_OF_SCANS = ["source_id", "state", "scan_id", "flags", "patient_id", "labels", "created_at"]
 REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence", "flags", "slices", "bytes")
 
-
 _log = logging.getLogger(__name__)
-
-Known = Mapping[tuple[str, str], "Outcome"]
 
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """The counts of one ingest; found = ingested + already + rejected. `decoded` counts the sources that were read."""
+    """The counts of one ingest; found = ingested + already + rejected. `decoded` counts the sources that were read.
+
+    filed_otherwise : of `already`, those that this manifest or these options would file under another patient or with
+        other labels, which --refile does.
+    """
 
     found: int
     ingested: int
     already: int
     rejected: int
+    filed_otherwise: int
     flagged: int
     decoded: int
     voxels: int
@@ -76,6 +76,7 @@ def ingest(
     config: IngestConfig,
     *,
     manifest_file: Path | None = None,
+    refile: bool = False,
     report: Path | None = None,
     workers: int = 2,
     address: str | None = None,
@@ -83,32 +84,35 @@ def ingest(
 ) -> IngestSummary:
     """Add every source of `roots` (folders, files, globs, s3:// prefixes, manifests) to the lake.
 
-    Raises WrongKey, InputError (missing or empty SOURCE, manifest, Ray), Busy (the same ingest runs already) and
-    Incomplete (sources without an outcome after Ray's retries; run again).
+    refile : sources that are there, but under another patient or with other labels, are read and filed once more.
+    Raises WrongKey, InputError (missing or empty SOURCE, manifest, Ray), Busy (the same ingest runs already),
+    StorageError and Incomplete (sources without an outcome after Ray's retries; run again).
     """
     started = time.monotonic()
     lake.check_key(key)
-    items = list(_items(roots, key, config, manifest_file, quiet=quiet))
+    listing = list_items(roots, key, config, manifest_file, quiet=quiet)
     run_id = ids.artefact_id(
         "ingest",
         recipe=config.model_dump(mode="json", exclude={"time_limit_s"}),
         revision=CONVERTER_VERSION,
         parents=[],
-        selection=ids.digest_of(sorted([i.source_id, i.state] for i in items)),
+        selection=ids.digest_of(sorted([one.source_id, one.state] for one in listing.listed)),
     )
     with hold(lake.storage, run_id):
         _commit_left_over(lake, run_id)
-        tables = _tables(lake.refresh())
-        known, fresh = tables.known, tables.fresh(items)
-        outcomes = list(_convert(fresh, lake, config, run_id, workers, address, quiet=quiet)) if fresh else []
+        parted = _tables(lake.refresh()).part(listing.listed, refile=refile)
+        fresh = parted.fresh
+        outcomes = list(_convert(fresh, listing, lake, config, run_id, workers, address, quiet=quiet)) if fresh else []
         seconds = time.monotonic() - started
-        version = _finish(lake, run_id, config, fresh, outcomes, seconds) if fresh else lake.refresh().version
+        recipe = _recipe(config, key)
+        version = _finish(lake, run_id, recipe, fresh, outcomes, seconds) if fresh else lake.refresh().version
     if report is not None:
-        states = {item.source_id: item.state for item in items}
-        _write_report(report, items, {**known, **{(o.source_id, states[o.source_id]): o for o in outcomes}})
+        _write_report(report, listing, [*parted.known, *outcomes])
     if missing := len(fresh) - len(outcomes):
-        raise Incomplete(f"{missing} of {len(items)} sources have no outcome after retries; run the same command again")
-    return _summary(items, known, outcomes, started, version, run_id)
+        raise Incomplete(
+            f"{missing} of {len(listing.listed)} sources have no outcome after retries; run the same command again"
+        )
+    return _summary(parted, outcomes, started, version, run_id)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class DryRun:
     to_read: int
     already: int
     rejected: int
+    filed_otherwise: int
     bytes_to_read: int
     seconds: float
     reasons: Mapping[str, int]
@@ -134,23 +139,23 @@ def dry_run(
     config: IngestConfig,
     *,
     manifest_file: Path | None = None,
+    refile: bool = False,
     quiet: bool = False,
 ) -> DryRun:
-    """What `ingest` would do with the same arguments; nothing is decoded or written. Raises WrongKey, InputError."""
+    """What `ingest` would do with the same arguments; nothing is decoded, or written to the lake. Raises as it does."""
     lake.check_key(key)
-    items = list(_items(roots, key, config, manifest_file, quiet=quiet))
-    known = _tables(lake).known
-    before = [known[item.source_id, item.state] for item in items if (item.source_id, item.state) in known]
-    fresh = [item for item in items if (item.source_id, item.state) not in known]
-    refused = [item.source.refusal.reasons[0] for item in fresh if item.source.refusal is not None]
-    reasons = Counter([*refused, *(outcome.reason for outcome in before if outcome.reason)])
-    to_read = [item for item in fresh if item.source.refusal is None]
-    size = sum(item.source.bytes for item in to_read)
+    listing = list_items(roots, key, config, manifest_file, quiet=quiet)
+    parted = _tables(lake).part(listing.listed, refile=refile)
+    refused = [one.reason for one in parted.fresh if one.reason]
+    reasons = Counter([*refused, *(outcome.reason for outcome in parted.known if outcome.reason)])
+    to_read = [one for one in parted.fresh if not one.reason]
+    size = sum(one.bytes for one in to_read)
     return DryRun(
-        found=len(items),
+        found=len(listing.listed),
         to_read=len(to_read),
-        already=sum(outcome.status == "already" for outcome in before),
+        already=sum(outcome.status == "already" for outcome in parted.known),
         rejected=sum(reasons.values()),
+        filed_otherwise=parted.filed_otherwise,
         bytes_to_read=size,
         seconds=round(size / _bytes_per_second(lake), 1),
         reasons=dict(reasons.most_common()),
@@ -181,62 +186,13 @@ def _commit_left_over(lake: Lake, run_id: str) -> None:
     lake.commit("ingest", run_id)
 
 
-def _items(
-    roots: Sequence[str | Path], key: bytes, config: IngestConfig, manifest_file: Path | None, *, quiet: bool
-) -> Iterator[Item]:
-    """Each source once, with its pseudonyms; the raw identities end here."""
-    pseudonyms = Pseudonyms(key, config.patient_namespace)
-    named: list[str | Manifest] = [read_manifest(str(one)) if is_manifest(str(one)) else str(one) for one in roots]
-    manifests = [one for one in named if isinstance(one, Manifest)]
-    if manifest_file is not None:
-        manifests.append(read_manifest(str(manifest_file), [one for one in named if isinstance(one, str)]))
-    with Progress("ingest: listing, files", quiet=quiet) as progress:
-        for source in list_sources(*named, on_files=progress.advance):
-            row = next((row for m in manifests if (row := m.of(source.files)) is not None), ManifestRow())
-            collection = row.collection or config.collection
-            patient = (row.patient_id, "") if row.patient_id else source.patient
-            patient_id, days_back = _pseudonym(pseudonyms, config, collection, source, patient)
-            yield Item(
-                source=replace(source, patient=None, study_uid=None, series_uid=None, name_parts=()),
-                source_id=pseudonyms.source(collection, source.name_parts),
-                state=source_state(source.state(), CONVERTER_VERSION, reading_options(config)),
-                collection=collection,
-                patient_id=patient_id,
-                study_id=pseudonyms.study(source.study_uid) if source.study_uid else "",
-                series_id=pseudonyms.series(source.series_uid) if source.series_uid else "",
-                patient_known=patient is not None,
-                labels=dict(row.labels),
-                days_back=days_back if config.dates == "shift" else 0,
-            )
+@dataclass(frozen=True)
+class Parted:
+    """Listed sources in outcomes that the tables know, and those that are to be read."""
 
-
-def _pseudonym(
-    pseudonyms: Pseudonyms, config: IngestConfig, collection: str, source: Source, patient: tuple[str, str] | None
-) -> tuple[str, int]:
-    """(pseudonym, days that dates move back) of whoever a source shows. Raises ConfigError for a bad --patient-from."""
-    if patient is not None:
-        return pseudonyms.patient(patient), pseudonyms.days_back(patient)
-    parts = _patient_from(config.patient_from, source)
-    return pseudonyms.unknown_patient(collection, parts), pseudonyms.unknown_days_back(collection, parts)
-
-
-def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
-    """What stands for the patient of a source that names none. Raises ConfigError for a bad rule."""
-    if rule == "file":
-        return source.name_parts[:2] if source.name_parts[0] == "series" else source.name_parts
-    path = "/".join(source.name_parts[1:]) if source.name_parts[0] == "path" else str(source.files[0])
-    if rule == "folder":
-        return (str(Path(path).parent),)
-    try:
-        pattern = re.compile(rule)
-    except re.error as error:
-        raise ConfigError(
-            f"--patient-from {rule} is no regular expression ({error}); give file, folder or one"
-        ) from None
-    if pattern.groups != 1:
-        raise ConfigError(f"--patient-from {rule} has {pattern.groups} groups; give exactly one")
-    match = pattern.search(path)
-    return (match.group(1),) if match else source.name_parts
+    known: Sequence[Outcome]
+    fresh: Sequence[Listed]
+    filed_otherwise: int
 
 
 @dataclass(frozen=True)
@@ -244,49 +200,65 @@ class Tables:
     """What the tables say of sources.
 
     known : by (source, state), the outcome of each source's last word, if that is not a refusal that may pass.
+    filed : of those that are scans, under which patient and with which labels.
     times : how often each (source, state) was spoken of.
     """
 
-    known: Known
+    known: Mapping[tuple[str, str], Outcome]
+    filed: Mapping[tuple[str, str], tuple[str, Mapping[str, str]]]
     times: Mapping[tuple[str, str], int]
 
-    def fresh(self, items: Sequence[Item]) -> list[Item]:
-        """The items to be read. A state that was spoken of before, and is not the last word, gets a name of its own:
-        rows are inserted once by (source, state), and the newest row speaks."""
-        found = [item for item in items if (item.source_id, item.state) not in self.known]
-        again = [self.times.get((item.source_id, item.state), 0) for item in found]
-        return [
-            replace(item, state=f"{item.state}{AGAIN}{n}") if n else item for item, n in zip(found, again, strict=True)
-        ]
+    def part(self, listed: Sequence[Listed], *, refile: bool) -> Parted:
+        """The listed sources in what is known and what is not.
+
+        A state that was spoken of before, and is to be again, gets a name of its own: rows are inserted once by
+        (source, state), and the newest row speaks.
+        """
+        known, fresh, otherwise = list[Outcome](), list[Listed](), 0
+        for one in listed:
+            spoken = one.source_id, one.state
+            differs = self.filed.get(spoken, (one.patient_id, one.labels)) != (one.patient_id, one.labels)
+            if spoken in self.known and not (differs and refile):
+                known.append(self.known[spoken])
+                otherwise += differs
+            else:
+                times = self.times.get(spoken, 0)
+                fresh.append(replace(one, state=f"{one.state}{AGAIN}{times}") if times else one)
+        return Parted(known, fresh, otherwise)
 
 
 def _tables(lake: Lake) -> Tables:
     of_voxels = {row["scan_id"]: row["flags"] for row in lake.table("scans", columns=["scan_id", "flags"]).to_pylist()}
     last: dict[str, tuple[tuple[bool, Any], str, Outcome]] = {}
+    filed: dict[str, tuple[str, Mapping[str, str]]] = {}
     times = Counter[tuple[str, str]]()
-    taken = lake.table("sources", columns=["source_id", "state", "scan_id", "flags", "created_at"]).to_pylist()
+    taken = lake.table("sources", columns=SPOKEN_OF_SCANS).to_pylist()
     refused = lake.table("rejects", columns=["source_id", "state", "reasons", "sentence", "created_at"]).to_pylist()
     for row in [*taken, *refused]:
+        name = row["source_id"]
         reason = row["reasons"][0] if "reasons" in row else ""
         if not reason and row["scan_id"] not in of_voxels:
             continue  # another ingest is committing it: its scan comes after its source
         state = row["state"].partition(AGAIN)[0]
-        times[row["source_id"], state] += 1
+        times[name, state] += 1
         weight = (reason not in TEMPORARY_REASONS, row["created_at"])
-        if row["source_id"] in last and last[row["source_id"]][0] > weight:
+        if name in last and last[name][0] > weight:
             continue
         if reason:
-            outcome = Outcome(row["source_id"], "rejected", "", reason, row["sentence"])
+            outcome = Outcome(name, "rejected", "", reason, row["sentence"])
         else:
             flags = all_flags(of_voxels[row["scan_id"]], row["flags"])
-            outcome = Outcome(row["source_id"], "already", row["scan_id"], flags=flags)
-        last[row["source_id"]] = (weight, state, outcome)
+            outcome = Outcome(name, "already", row["scan_id"], flags=flags)
+            filed[name] = row["patient_id"], dict(row["labels"] or ())
+        last[name] = (weight, state, outcome)
     known = {(name, state): outcome for name, (weight, state, outcome) in last.items() if weight[0]}
-    return Tables(known, times)
+    scans = [spoken for spoken, outcome in known.items() if outcome.status == "already"]
+    return Tables(known, {(name, state): filed[name] for name, state in scans}, times)
 
 
 def _convert(
-    fresh: Sequence[Item],
+    fresh: Sequence[Listed],
+    listing: Listing,
     lake: Lake,
     config: IngestConfig,
     run_id: str,
@@ -303,7 +275,7 @@ def _convert(
         nodes = [int(node["Resources"].get("memory", 0)) for node in ray.nodes() if node["Alive"]]
         waiting, committed = 0, time.monotonic()
         for size_class in size_classes(fresh, nodes, workers):
-            for outcome in _read(ray, size_class, lake, config, run_id):
+            for outcome in _read(ray, size_class, listing, lake, config, run_id):
                 yield outcome
                 progress.advance()
                 waiting += 1
@@ -312,11 +284,15 @@ def _convert(
                     waiting, committed = 0, time.monotonic()
 
 
-def _read(ray: Any, size_class: SizeClass, lake: Lake, config: IngestConfig, run_id: str) -> Iterator[Outcome]:
+def _read(
+    ray: Any, size_class: SizeClass, listing: Listing, lake: Lake, config: IngestConfig, run_id: str
+) -> Iterator[Outcome]:
     """Outcomes of one class, by workers of its own that Ray places by their memory."""
-    items, workers = size_class.items, size_class.workers
+    chosen, workers = size_class.listed, size_class.workers
+    packed = listing.items.packed(one.number for one in chosen)
     sources = ray.data.from_items(
-        [{"item": item} for item in items], override_num_blocks=min(len(items), 100 * workers)
+        [{"item": item, "state": one.state} for item, one in zip(packed, chosen, strict=True)],
+        override_num_blocks=min(len(chosen), 100 * workers),
     )
     outcomes = sources.map(
         ConvertSource,
@@ -332,8 +308,21 @@ def _read(ray: Any, size_class: SizeClass, lake: Lake, config: IngestConfig, run
         yield outcome
 
 
+def _recipe(config: IngestConfig, key: bytes) -> dict[str, Any]:
+    """The configuration as the lake keeps it: what may name a hospital or quote its paths stands as a keyed digest."""
+    said = config.model_dump(mode="json")
+    defaults = {name: IngestConfig.model_fields[name].default for name in OPERATORS_WORDS}
+    words = {name: ids.keyed_id(key, name, said[name]) for name in OPERATORS_WORDS if said[name] != defaults[name]}
+    return {**said, **words}
+
+
 def _finish(
-    lake: Lake, run_id: str, config: IngestConfig, fresh: Sequence[Item], outcomes: Sequence[Outcome], seconds: float
+    lake: Lake,
+    run_id: str,
+    recipe: dict[str, Any],
+    fresh: Sequence[Listed],
+    outcomes: Sequence[Outcome],
+    seconds: float,
 ) -> int:
     """Commit what is pending and the row of this run; the new lake version makes them visible together."""
     commit_pending(lake, run_id)
@@ -342,13 +331,13 @@ def _finish(
         "run_id": run_id,
         "attempt": ATTEMPT,
         "kind": "ingest",
-        "recipe": config.model_dump(mode="json"),
+        "recipe": recipe,
         "state": "done",
         "steps": len(outcomes),
         "lake_version": lake.refresh().version,
         "details": {
             **counts,
-            "bytes_in": sum(item.source.bytes for item in fresh if item.source.refusal is None),
+            "bytes_in": sum(one.bytes for one in fresh if not one.reason),
             "seconds": round(seconds, 2),
         },
     }
@@ -356,21 +345,19 @@ def _finish(
     return lake.commit("ingest", run_id)
 
 
-def _summary(
-    items: Sequence[Item], known: Known, outcomes: Sequence[Outcome], started: float, version: int, run_id: str
-) -> IngestSummary:
-    before = [known[item.source_id, item.state] for item in items if (item.source_id, item.state) in known]
-    every = [*before, *outcomes]
+def _summary(parted: Parted, outcomes: Sequence[Outcome], started: float, version: int, run_id: str) -> IngestSummary:
+    every = [*parted.known, *outcomes]
     counts = Counter(outcome.status for outcome in every)
     return IngestSummary(
-        found=len(items),
+        found=len(parted.known) + len(parted.fresh),
         ingested=counts["ingested"],
         already=counts["already"],
         rejected=counts["rejected"],
+        filed_otherwise=parted.filed_otherwise,
         flagged=sum(bool(outcome.flags) for outcome in every),
-        decoded=sum(1 for item in items if (item.source_id, item.state) not in known and item.source.refusal is None),
+        decoded=sum(not one.reason for one in parted.fresh),
         voxels=sum(outcome.voxels for outcome in outcomes),
-        bytes_in=sum(item.source.bytes for item in items if (item.source_id, item.state) not in known),
+        bytes_in=sum(one.bytes for one in parted.fresh),
         bytes_stored=sum(outcome.bytes_stored for outcome in outcomes),
         seconds=round(time.monotonic() - started, 2),
         lake_version=version,
@@ -379,27 +366,36 @@ def _summary(
     )
 
 
-def _write_report(path: Path, items: Sequence[Item], outcomes: Known) -> None:
-    """The operator's own CSV, outside the lake: the only place where a path stands beside a refusal."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, REPORT_COLUMNS)
-        writer.writeheader()
-        for item in items:
-            outcome = outcomes.get((item.source_id, item.state))
-            if outcome is None:
-                continue
-            writer.writerow(
-                {
-                    **_where(item.source),
-                    "status": outcome.status,
-                    "scan_id": outcome.scan_id,
-                    "reason": outcome.reason,
-                    "sentence": outcome.sentence,
-                    "flags": " ".join(outcome.flags),
-                    "slices": item.source.slices,
-                    "bytes": item.source.bytes,
-                }
+def _write_report(path: Path, listing: Listing, outcomes: Sequence[Outcome]) -> None:
+    """The operator's own CSV, outside the lake: the only place where a path stands beside a refusal. Raises
+    StorageError."""
+    by_source = {outcome.source_id: outcome for outcome in outcomes}
+    try:
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.DictWriter(file, REPORT_COLUMNS)
+            writer.writeheader()
+            writer.writerows(
+                _report_row(item.source, by_source[item.source_id])
+                for item in listing.items
+                if item.source_id in by_source
             )
+    except OSError as error:
+        raise StorageError(
+            f"--report {path} cannot be written ({error.strerror}); the lake is complete, run the command again for it"
+        ) from None
+
+
+def _report_row(source: Source, outcome: Outcome) -> dict[str, Any]:
+    return {
+        **_where(source),
+        "status": outcome.status,
+        "scan_id": outcome.scan_id,
+        "reason": outcome.reason,
+        "sentence": outcome.sentence,
+        "flags": " ".join(outcome.flags),
+        "slices": source.slices,
+        "bytes": source.bytes,
+    }
 
 
 def _where(source: Source) -> dict[str, str]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from semgen_pipelines.convert import Item
+from semgen_pipelines.listing import Listed
 from semgen_platform.formats.archive import DEFLATE_RATIO
-from semgen_platform.formats.source import Source
 
 BYTES_PER_VOXEL = 10
 """2.5 times a float32 volume; a listing does not know the type."""
@@ -20,34 +19,34 @@ SMALLEST_CLASS_BYTES, CLASS_FACTOR = 2 * 2**30, 4  # up to 2 GiB (512 x 512 x 40
 
 @dataclass(frozen=True)
 class SizeClass:
-    """Items that are read by `workers` at once, each with `memory_bytes`."""
+    """Sources that are read by `workers` at once, each with `memory_bytes`."""
 
     memory_bytes: int
     workers: int
-    items: Sequence[Item]
+    listed: Sequence[Listed]
 
 
-def demand_bytes(source: Source) -> int:
+def demand_bytes(one: Listed) -> int:
     """Memory for reading a source. A header that promises more than its file can hold is not believed."""
-    return PROCESS_BYTES + BYTES_PER_VOXEL * min(source.voxels, source.bytes * DEFLATE_RATIO)
+    return PROCESS_BYTES + BYTES_PER_VOXEL * min(one.voxels, one.bytes * DEFLATE_RATIO)
 
 
-def size_classes(items: Sequence[Item], node_bytes: Sequence[int], workers: int) -> list[SizeClass]:
-    """The items in classes of rising demand, in their order within a class.
+def size_classes(listed: Sequence[Listed], node_bytes: Sequence[int], workers: int) -> list[SizeClass]:
+    """The sources in classes of rising demand, in their order within a class.
 
     node_bytes : memory of each machine.  What needs more than the largest has is read alone there, within its limit.
     """
     most = max(node_bytes)
-    groups: dict[int, list[Item]] = {}
-    for item in items:
-        groups.setdefault(_class_of(min(demand_bytes(item.source), most)), []).append(item)
+    groups: dict[int, list[Listed]] = {}
+    for one in listed:
+        groups.setdefault(_class_of(min(demand_bytes(one), most)), []).append(one)
     return [_size_class(groups[number], node_bytes, workers) for number in sorted(groups)]
 
 
-def _size_class(items: Sequence[Item], node_bytes: Sequence[int], workers: int) -> SizeClass:
-    memory = min(max(demand_bytes(item.source) for item in items), max(node_bytes))
+def _size_class(listed: Sequence[Listed], node_bytes: Sequence[int], workers: int) -> SizeClass:
+    memory = min(max(map(demand_bytes, listed)), max(node_bytes))
     fitting = sum(have // memory for have in node_bytes)
-    return SizeClass(memory, max(1, min(workers, len(items), fitting)), items)
+    return SizeClass(memory, max(1, min(workers, len(listed), fitting)), listed)
 
 
 def _class_of(demand: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 
@@ -11,14 +12,16 @@ LOG_EVERY_S = 10.0
 
 
 class Progress:
-    """Counts finished items of one stage and says so; `total` may be unknown. Use as a context manager."""
+    """Counts finished items of one stage; `total` may be unknown. Use as a context manager: a thread says the count
+    every so often, also while one item takes long."""
 
     def __init__(self, label: str, total: int | None = None, *, quiet: bool = False) -> None:
-        self._label, self._total, self._quiet = label, total, quiet
+        self._label, self._total = label, total
         self._done, self._note = 0, ""
         self._start = time.monotonic()
         self._terminal = sys.stderr.isatty()
-        self._next = self._start if self._terminal else self._start + LOG_EVERY_S
+        self._ended = threading.Event()
+        self._saying = None if quiet else threading.Thread(target=self._say, name="progress", daemon=True)
 
     def advance(self, items: int = 1, note: str = "") -> None:
         """Count `items` more as finished; `note` is shown behind the count and must name nobody."""
@@ -27,15 +30,14 @@ class Progress:
     def show(self, done: int, note: str = "") -> None:
         """Set the count to `done`."""
         self._done, self._note = done, note
-        now = time.monotonic()
-        if now >= self._next:
-            self._write(now, final=False)
-            self._next = now + (TERMINAL_EVERY_S if self._terminal else LOG_EVERY_S)
 
-    def _write(self, now: float, *, final: bool) -> None:
-        if self._quiet:
-            return
-        seconds = now - self._start
+    def _say(self) -> None:
+        while not self._ended.wait(TERMINAL_EVERY_S if self._terminal else LOG_EVERY_S):
+            self._write(final=False)
+        self._write(final=True)
+
+    def _write(self, *, final: bool) -> None:
+        seconds = time.monotonic() - self._start
         count = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
         line = f"{self._label} {count} {seconds:.0f}s {self._note}".rstrip()
         if self._terminal:
@@ -45,9 +47,13 @@ class Progress:
         sys.stderr.flush()
 
     def __enter__(self) -> Progress:
+        if self._saying is not None:
+            self._saying.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._write(time.monotonic(), final=True)
+        self._ended.set()
+        if self._saying is not None:
+            self._saying.join()

@@ -18,6 +18,7 @@ import zarr
 from tests.s3_server import S3Server
 from zarr.storage import ObjectStore
 
+from semgen_cli.main import run
 from semgen_platform.errors import Busy, Damage, InputError, LakeError, NotALake, NotFound, WrongKey
 from semgen_platform.lake import describe, shards, volumes
 from semgen_platform.lake.crops import CropReader, CropRequest
@@ -219,6 +220,11 @@ def test_a_missing_volume_is_not_found(s3_volume: tuple[str, Scan, Volume]) -> N
 def test_what_needs_a_folder_says_so_in_one_sentence(s3_lake: Lake) -> None:
     with pytest.raises(LakeError, match=r"is no local folder, which this command needs; use a lake in a folder"):
         s3_lake.artefact_dir("encoders", "e1", "0")
+
+
+def test_to_resolve_refusals_asks_for_a_key_file(s3_lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["lake", "rejects", "--resolve", ".", "--lake", s3_lake.uri]) == 3
+    assert "give --key-file or SEMGEN_LAKE_KEY_FILE" in capsys.readouterr().err
 
 
 def test_no_credential_is_stored_or_travels(s3_lake: Lake, s3_server: S3Server) -> None:

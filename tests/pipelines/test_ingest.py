@@ -21,7 +21,7 @@ import pytest
 
 from semgen_pipelines.convert import IngestConfig
 from semgen_pipelines.ingest import IngestSummary, check_rejects, dry_run, ingest
-from semgen_platform.errors import ConfigError, Incomplete, InputError, WrongKey
+from semgen_platform.errors import ConfigError, Incomplete, InputError, StorageError, WrongKey
 from semgen_platform.lake.describe import refusals
 from semgen_platform.lake.lake import Lake, create_lake, open_lake
 from semgen_platform.lake.resolving import paths_of
@@ -131,6 +131,47 @@ def test_a_manifest_names_patients_and_labels(lake: Lake, tmp_path: Path) -> Non
     assert [dict(row["labels"]) for row in named] == [{"sex": "F"}] * 2
     assert len({row["patient_id"] for row in rows}) == 2
     assert not any("P1" in str(row) for row in rows)
+
+
+def test_another_manifest_files_known_scans_anew_only_where_that_is_asked_for(lake: Lake, tmp_path: Path) -> None:
+    archive, manifest = tmp_path / "archive", tmp_path / "list.csv"
+    for number, name in enumerate("abc"):
+        write_ct(archive / f"{name}.nii", number)
+    manifest.write_text("path,patient_id,sex\na.nii,P1,F\nb.nii,P2,M\nc.nii,P3,M\n")
+    run(lake, archive, manifest_file=manifest)
+    before = {row["state"]: row for row in lake.refresh().table("sources").to_pylist()}
+
+    manifest.write_text("path,patient_id,sex\na.nii,P1,F\nb.nii,P1,M\nc.nii,P3,F\n")
+    said = run(lake, archive, manifest_file=manifest)
+    assert (said.already, said.filed_otherwise, said.decoded) == (3, 2, 0)
+    done = run(lake, archive, manifest_file=manifest, refile=True)
+    assert (done.already, done.ingested, done.filed_otherwise) == (1, 2, 0)
+    again = run(lake, archive, manifest_file=manifest, refile=True)
+    assert (again.already, again.ingested, again.filed_otherwise) == (3, 0, 0)
+
+    lake = lake.refresh()
+    assert len(lake.table("scans")) == 3
+    newer = [row for row in lake.table("sources").to_pylist() if row["state"] not in before]
+    assert sorted(dict(row["labels"])["sex"] for row in newer) == ["F", "M"]
+    scans = lake.select_scans(profile="all")
+    assert len({scan.patient_id for scan in scans}) == 2  # a and b are of one patient now, and of one split
+
+
+def test_the_operators_words_are_no_part_of_the_recipe_that_is_kept(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "archive/meier_3.nii", 1)
+    config = {"patient_namespace": "Charity Hospital", "patient_from": "(meier)_[0-9]+"}
+    run(lake, tmp_path / "archive", config=config)
+    (row,) = lake.refresh().table("runs").to_pylist()
+    assert "Charity" not in row["recipe"]
+    assert "meier" not in row["recipe"]
+    assert '"min_slices":16' in row["recipe"]
+
+
+def test_a_report_for_which_there_is_no_room_is_one_sentence_and_the_lake_complete(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "archive/a.nii", 1)
+    with pytest.raises(StorageError, match="No space left on device"):
+        run(lake, tmp_path / "archive", report=Path("/dev/full"))
+    assert run(lake, tmp_path / "archive").already == 1
 
 
 def test_the_operators_report_gives_paths_back_and_the_lake_does_not(lake: Lake, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,10 +23,15 @@ import psutil
 import pytest
 import zarr
 from blake3 import blake3
+from numpy.typing import NDArray
+from zarr.storage import ObjectStore
 
 from semgen_platform.ids import digest_of
 from semgen_platform.lake.lake import create_lake, open_lake
+from semgen_platform.lake.pending import runs_with_pending
+from semgen_platform.lake.volumes import volume_key
 from semgen_platform.privacy import key_fingerprint
+from semgen_platform.storage import is_local, s3_store
 
 KEY = b"k" * 32
 KILLS = int(os.environ.get("SEMGEN_KILLS", "3"))
@@ -67,14 +73,16 @@ def contents(lake: str) -> str:
         }.items()
     }
     voxels = {
-        row["scan_id"]: blake3(
-            np.asarray(
-                zarr.open_array(next(opened.root.glob(f"volumes/*/{row['scan_id']}/{row['attempt']}/0")))[:]
-            ).tobytes()
-        ).hexdigest()
+        row["scan_id"]: blake3(level_0(lake, volume_key(row["scan_id"], row["attempt"])).tobytes()).hexdigest()
         for row in opened.table("scans", columns=["scan_id", "attempt"]).to_pylist()
     }
     return digest_of([rows, voxels])
+
+
+def level_0(lake: str, key: str) -> NDArray[Any]:
+    address = f"{lake}/{key}"
+    store = Path(address) if is_local(lake) else ObjectStore(s3_store(address), read_only=True)
+    return np.asarray(zarr.open_group(store, mode="r")["0"][:])  # type: ignore[index]
 
 
 def victims(process: subprocess.Popen[bytes], kind: str) -> Iterator[psutil.Process]:
@@ -98,18 +106,22 @@ def strike(process: subprocess.Popen[bytes], kind: str, chance: random.Random) -
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + 90 * KILLS)
-def test_after_kills_at_random_moments_the_lake_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
+@pytest.mark.timeout(120 + 120 * KILLS)
+@pytest.mark.parametrize(("place", "kills"), [("folder", KILLS), ("bucket", -(-KILLS // 3))])
+def test_after_kills_at_random_moments_the_lake_is_that_of_an_undisturbed_run(
+    place: str, kills: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     archive, key, chance = tmp_path / "archive", tmp_path / "key", random.Random(20)
     fill(archive)
     key.write_bytes(KEY)
-    whole = create_lake(str(tmp_path / "whole"), key_fingerprint=key_fingerprint(KEY)).uri
+    above = str(tmp_path) if place == "folder" else request.getfixturevalue("s3_server").make_bucket("kills")
+    whole = create_lake(f"{above}/whole", key_fingerprint=key_fingerprint(KEY)).uri
     started = time.monotonic()
     assert start(archive, whole, key).wait() == 0
     seconds, expected = time.monotonic() - started, contents(whole)
-    print(f"\nundisturbed {seconds:.1f} s {expected}")
-    for number in range(KILLS):
-        lake = create_lake(str(tmp_path / f"killed{number}"), key_fingerprint=key_fingerprint(KEY)).uri
+    print(f"\nundisturbed, {place}, {seconds:.1f} s {expected}")
+    for number in range(kills):
+        lake = create_lake(f"{above}/killed{number}", key_fingerprint=key_fingerprint(KEY)).uri
         process, moment = start(archive, lake, key), chance.uniform(0.05, 0.95) * seconds
         time.sleep(moment)
         killed = strike(process, VICTIMS[number % len(VICTIMS)], chance)
@@ -119,4 +131,4 @@ def test_after_kills_at_random_moments_the_lake_is_that_of_an_undisturbed_run(tm
         found = contents(lake)
         print(f"{number} {killed} killed at {moment:.1f} s, {done} scans committed then; {found}")
         assert found == expected
-        assert not list(Path(lake).glob("runs/*/0/pending/*.json"))
+        assert not runs_with_pending(open_lake(lake))

@@ -89,9 +89,11 @@ class DicomObject:
     """One for an image of a single slice, and for what is refused."""
 
     @property
-    def part(self) -> str:
-        """Objects of one series that are read, or refused, together; "" for the CT images."""
-        return "" if self.refusal is None else self.refusal.reasons[0]
+    def series(self) -> tuple[str, ...]:
+        """What is read, or refused, together: (series UID, "" for CT images or the reason of a refusal), or ("", the
+        file's own path) where no series is named."""
+        part = "" if self.refusal is None else self.refusal.reasons[0]
+        return (self.series_uid, part) if self.series_uid else ("", *self.relative)
 
 
 def read_object(place: Place, relative: tuple[str, ...], validator: Validator, stream: BinaryIO) -> DicomObject:

@@ -1,7 +1,7 @@
 """Sources: every DICOM series, volume file and other single file of what a user names, found by content.
 
 Never decodes a voxel. Volume files and other files come as they are met; DICOM files come at the end, since a series
-may lie in several folders, and wait as small records. Members of zip and tar archives are looked at in place. How files
+may lie in several folders, and wait on disk (spool.py). Members of zip and tar archives are looked at in place. How files
 are found, walking.py and manifest.py say, and dicom_object.py what a DICOM object is.
 
 No list of an archive's members is kept for the next run: what a listing needs of a member are its headers, which name
@@ -27,6 +27,7 @@ from semgen_platform.formats.refusing import Refused, quiet_libraries, refusal, 
 from semgen_platform.formats.source import Kind, Source
 from semgen_platform.formats.splitting import split
 from semgen_platform.formats.walking import Found, Root, root_at, walk
+from semgen_platform.spool import Spool
 from semgen_platform.volume import Refusal
 
 VOLUME_EXTENSIONS = (".nii", ".nii.gz", ".dcm", ".ima", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -65,14 +66,16 @@ def _manifest_or_address(address: str) -> Manifest | str:
 
 def _sources(roots: Iterable[Root], named: _Named | None, on_files: Callable[[int], object]) -> Iterator[Source]:
     """named : None for a single root, where nothing comes twice, and a large archive need not be remembered."""
-    dicom: list[DicomObject] = []
+    dicom = Spool[DicomObject]()
     others = _Others()
     for root in roots:
         for batch in walk(root):
             new = batch.found if named is None else (found for found in batch.found if named.is_new(found.place))
             for items in _some(chain.from_iterable(_look_at(found) for found in new)):
                 on_files(len(items))
-                dicom.extend(item for item in items if isinstance(item, DicomObject))
+                for item in items:
+                    if isinstance(item, DicomObject):
+                        dicom.add(item, item.series)
                 for source in (item for item in items if isinstance(item, Source)):
                     source = source if named is None else named.apart(source, root)
                     others.data_files.update(source.files[1:])
@@ -82,7 +85,8 @@ def _sources(roots: Iterable[Root], named: _Named | None, on_files: Callable[[in
                         yield source
             yield from others.left(batch.still_open)
         yield from others.left("")
-    yield from _series(dicom)
+    for objects in dicom.groups():
+        yield from _series(objects)
 
 
 def _some(items: Iterator[Source | DicomObject]) -> Iterator[list[Source | DicomObject]]:
@@ -246,20 +250,16 @@ def _not_a_volume(found: Content, promised: bool) -> Refusal:
     return refusal("corrupt", "the file is named as a scan but does not begin as one")
 
 
-def _series(objects: Iterable[DicomObject]) -> Iterator[Source]:
-    """Sources of all DICOM objects: one per series and part (splitting.py), in the order of their first files."""
-    groups: dict[tuple[str, ...], list[DicomObject]] = {}
-    for item in objects:
-        key: tuple[str, ...] = (item.series_uid, item.part) if item.series_uid else ("", *item.relative)
-        groups.setdefault(key, []).append(item)
-    for (series_uid, *part), items in groups.items():
-        items.sort(key=lambda item: item.place)
-        slices = [(item, frame) for item in items for frame in range(len(item.frames))]
-        if not series_uid or part != [""]:
-            yield _series_source(series_uid, part, slices)
-            continue
-        for name, indices in split([item.frames[frame] for item, frame in slices]):
-            yield _series_source(series_uid, [name], [slices[n] for n in indices])
+def _series(objects: list[DicomObject]) -> Iterator[Source]:
+    """Sources of the objects of one series, or of one object that names none: one per part (splitting.py)."""
+    series_uid, *part = objects[0].series
+    items = sorted(objects, key=lambda item: item.place)
+    slices = [(item, frame) for item in items for frame in range(len(item.frames))]
+    if not series_uid or part != [""]:
+        yield _series_source(series_uid, part, slices)
+        return
+    for name, indices in split([item.frames[frame] for item, frame in slices]):
+        yield _series_source(series_uid, [name], [slices[n] for n in indices])
 
 
 def _series_source(series_uid: str, part: list[str], slices: list[tuple[DicomObject, int]]) -> Source:
