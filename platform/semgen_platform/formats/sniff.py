@@ -1,8 +1,8 @@
 """Sources: every DICOM series, volume file and other single file of what a user names, found by content.
 
 Never decodes a voxel. Volume files and other files come as they are met; DICOM files come at the end, since a series
-may lie in several folders, and wait on disk (spool.py). Members of zip and tar archives are looked at in place. How files
-are found, walking.py and manifest.py say, and dicom_object.py what a DICOM object is.
+may lie in several folders, and wait on disk (spool.py). Members of archives are looked at in place. How files are
+found, walking.py and manifest.py say, and dicom_object.py what a DICOM object is.
 
 No list of an archive's members is kept for the next run: what a listing needs of a member are its headers, which name
 patients and so may lie in no cache, and for these the archive is inflated anyway.
