@@ -83,7 +83,7 @@ class Sizes:
     ray_scans: int
 
 
-FULL = Sizes((200, 512, 512), rounds=5, peak_slices=600, syntax_slices=32, known_series=100, ray_scans=160)
+FULL = Sizes((200, 512, 512), rounds=9, peak_slices=600, syntax_slices=32, known_series=100, ray_scans=160)
 TINY = Sizes((32, 64, 64), rounds=1, peak_slices=64, syntax_slices=16, known_series=2, ray_scans=2)
 
 

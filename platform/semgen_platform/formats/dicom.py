@@ -68,12 +68,13 @@ class Slice:
     padding: float | None
     """PixelPaddingValue, a stored value."""
     faults: tuple[Refusal, ...]
-    attributes: dict[str, Any]
+    header: Any
+    """For the attributes, which are taken of one slice only."""
     burned_in: bool
     hounsfield: bool
     """False where the header names another unit, as maps of iodine or effective atomic number do."""
     kernel: str
-    """As found, only to be compared: whether it may leave the file is decided for `attributes`."""
+    """As found, only to be compared: whether it may leave the file is decided for the attributes."""
 
 
 def read_series(
@@ -143,7 +144,7 @@ def _described(volume: Volume, slices: Sequence[Slice], copies: int, plan: Repai
     ]
     repair = {"repair": "; ".join(said)} if said else {}
     lowest = slices[distances_along([s.plane for s in slices])[0][0]]
-    return replace(volume, modality="CT", attributes=lowest.attributes | verdict | repair, flags=tuple(flags))
+    return replace(volume, modality="CT", attributes=_attributes(lowest.header) | verdict | repair, flags=tuple(flags))
 
 
 def _without_copies(
@@ -199,7 +200,7 @@ def _slice(header: Any, pixels: Encoded) -> Slice:
         rescale=None if slope is None and intercept is None else (1.0 if slope is None else slope, intercept or 0.0),
         padding=number(header, "PixelPaddingValue"),
         faults=tuple(_slice_faults(header)),
-        attributes=_attributes(header),
+        header=header,
         burned_in=shows_capture(header),
         hounsfield=text(header, "RescaleType").upper() in HOUNSFIELD_TYPES,
         kernel="/".join(texts(header, "ConvolutionKernel")),
