@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 import typer
 
-from semgen_platform.errors import SemgenError
+from semgen_platform.errors import Preempted, SemgenError
 
 app = typer.Typer(
     name="semgen-platform",
@@ -54,7 +56,12 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command line and end the process with the exit code of DESIGN.md section 5."""
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Preempted("SIGTERM; run the same command again to go on")
 
 
 def run(arguments: list[str]) -> int:
