@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import FrameType
 
 import typer
 
-from semgen_platform.errors import Preempted, SemgenError
+from semgen_platform.errors import Interrupted, Preempted, SemgenError
 
 app = typer.Typer(
     name="semgen-platform",
@@ -60,21 +61,30 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
+_terminated = threading.Event()
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    raise Preempted("SIGTERM; run the same command again to go on")
+    """SIGTERM ends a command as Ctrl-C does: by what is no Exception, since libraries log those and go on."""
+    _terminated.set()
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str]) -> int:
     """Exit code of one command; results on stdout, everything else on stderr."""
     try:
         code = app(arguments, standalone_mode=False)
+        if code == Interrupted.exit_code:  # typer's, which makes a number of KeyboardInterrupt
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except SemgenError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        kind = Preempted if _terminated.is_set() else Interrupted
+        name = "SIGTERM" if kind is Preempted else "interrupted"
+        print(f"{name}; run the same command again to go on", file=sys.stderr)
+        return kind.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

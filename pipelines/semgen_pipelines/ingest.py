@@ -301,7 +301,7 @@ def _read(
     packed = listing.items.packed(one.number for one in chosen)
     sources = ray.data.from_items(
         [{"item": item, "state": one.state} for item, one in zip(packed, chosen, strict=True)],
-        override_num_blocks=-(-len(chosen) // BLOCK_SOURCES),
+        override_num_blocks=max(min(len(chosen), workers), len(chosen) // BLOCK_SOURCES),
     )
     outcomes = sources.map(
         ConvertSource,
