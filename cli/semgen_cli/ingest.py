@@ -78,13 +78,18 @@ def ingest(
     """
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_pipelines.convert import IngestConfig
-    from semgen_pipelines.ingest import check_rejects
+    from semgen_pipelines.ingest import check_rejects, most_rejects
     from semgen_pipelines.ingest import dry_run as run_dry
     from semgen_pipelines.ingest import ingest as run_ingest
+    from semgen_platform.errors import ConfigError
     from semgen_platform.lake.lake import open_lake
     from semgen_platform.privacy import load_key
     from semgen_platform.storage import is_local
 
+    if max_rejects is not None:
+        most_rejects(max_rejects, 0)  # before hours of work
+    if dry_run and report is not None:
+        raise ConfigError("--dry-run writes nothing, so there is no --report; leave one of them out")
     opened = open_lake(lake)
     config = IngestConfig(
         collection=collection,

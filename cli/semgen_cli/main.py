@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 import typer
 
-from semgen_platform.errors import SemgenError
+from semgen_platform.errors import Interrupted, Preempted, SemgenError
 
 app = typer.Typer(
     name="semgen-platform",
@@ -54,20 +57,34 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command line and end the process with the exit code of DESIGN.md section 5."""
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+_terminated = threading.Event()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: by what is no Exception, since libraries log those and go on."""
+    _terminated.set()
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str]) -> int:
     """Exit code of one command; results on stdout, everything else on stderr."""
     try:
         code = app(arguments, standalone_mode=False)
+        if code == Interrupted.exit_code:  # typer's, which makes a number of KeyboardInterrupt
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except SemgenError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        kind = Preempted if _terminated.is_set() else Interrupted
+        name = "SIGTERM" if kind is Preempted else "interrupted"
+        print(f"{name}; run the same command again to go on", file=sys.stderr)
+        return kind.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

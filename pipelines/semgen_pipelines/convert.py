@@ -173,12 +173,16 @@ class ConvertSource:
         self._convert = Converter(lake, run_id, config)
         self._isolated = Isolated(self._convert, config.time_limit_s, memory_bytes)
         self._memory_bytes = memory_bytes
+        self._failed: StorageError | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The outcome, or a StorageError as a row, since Ray Data turns what is raised into an error of its own. It is
+        that of what follows, too: the command ends by it, and would wait for the rest of the block."""
         item: Item = replace(unpacked(row["item"]), state=row["state"])
         try:
-            return {"outcome": self._refused_by_header(item) or self._decoded(item)}
-        except StorageError as error:  # as a row, since Ray Data turns what is raised into an error of its own
+            return {"outcome": self._failed or self._refused_by_header(item) or self._decoded(item)}
+        except StorageError as error:
+            self._failed = error
             return {"outcome": error}
 
     def _refused_by_header(self, item: Item) -> Outcome | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from semgen_pipelines.convert import ATTEMPT, ConvertSource, IngestConfig, Outcome, all_flags
+from semgen_pipelines.convert import ConvertSource, IngestConfig, Outcome, all_flags
 from semgen_pipelines.listing import Listed, Listing, list_items
 from semgen_pipelines.runtime import ray_session
 from semgen_pipelines.size_classes import SizeClass, size_classes
@@ -36,8 +36,10 @@ from semgen_platform.volume import TEMPORARY_REASONS
 
 COMMIT_EVERY = 500  # rows; one Delta MERGE costs about as much for one row as for a thousand
 COMMIT_EVERY_S = 30.0
+BLOCK_SOURCES = 4  # Ray hands on the outcomes of a block together, and does all of it again when its worker dies
 OPERATORS_WORDS = ("patient_from", "patient_namespace")
-AGAIN = "~"  # parts a state from the number of times that it was spoken of before
+AGAIN = "~"  # parts a state from the number of times that it was spoken of before, and from what is said of it
+SAID_LETTERS = 8
 FIRST_BYTES_PER_S = 6e6  # the demo's 32 phantoms, mostly compressed, on one core
 SPOKEN_OF_SCANS = ["source_id", "state", "scan_id", "flags", "patient_id", "labels", "created_at"]
 REPORT_COLUMNS = ("source", "member", "status", "scan_id", "reason", "sentence", "flags", "slices", "bytes")
@@ -90,6 +92,8 @@ def ingest(
     """
     started = time.monotonic()
     lake.check_key(key)
+    if report is not None and lake.storage.local_root in report.absolute().parents:
+        raise ConfigError(f"--report {report} lies in the lake, which keeps no paths in clear; give a place outside it")
     listing = list_items(roots, key, config, manifest_file, quiet=quiet)
     run_id = ids.artefact_id(
         "ingest",
@@ -149,7 +153,7 @@ def dry_run(
     refused = [one.reason for one in parted.fresh if one.reason]
     reasons = Counter([*refused, *(outcome.reason for outcome in parted.known if outcome.reason)])
     to_read = [one for one in parted.fresh if not one.reason]
-    size = sum(one.bytes for one in to_read)
+    size = _bytes_read(to_read)
     return DryRun(
         found=len(listing.listed),
         to_read=len(to_read),
@@ -222,9 +226,14 @@ class Tables:
                 known.append(self.known[spoken])
                 otherwise += differs
             else:
-                times = self.times.get(spoken, 0)
-                fresh.append(replace(one, state=f"{one.state}{AGAIN}{times}") if times else one)
+                fresh.append(replace(one, state=self._again(one)))
         return Parted(known, fresh, otherwise)
+
+    def _again(self, one: Listed) -> str:
+        """The state, or behind it how often it was spoken of and what is said now, as others may speak meanwhile."""
+        times = self.times.get((one.source_id, one.state), 0)
+        said = ids.digest_of([one.patient_id, dict(one.labels)])[:SAID_LETTERS]
+        return f"{one.state}{AGAIN}{times}{said}" if times else one.state
 
 
 def _tables(lake: Lake) -> Tables:
@@ -267,7 +276,7 @@ def _convert(
     *,
     quiet: bool,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come in; pending rows are committed now and then, so that a reader sees a long ingest grow."""
+    """Outcomes as they come in; pending rows go into the tables now and then, so that there are never many files."""
     with (
         ray_session(address, needs={"ingest workers": min(workers, len(fresh))}) as ray,
         Progress("ingest: reading", len(fresh), quiet=quiet) as progress,
@@ -292,7 +301,7 @@ def _read(
     packed = listing.items.packed(one.number for one in chosen)
     sources = ray.data.from_items(
         [{"item": item, "state": one.state} for item, one in zip(packed, chosen, strict=True)],
-        override_num_blocks=min(len(chosen), 100 * workers),
+        override_num_blocks=max(min(len(chosen), workers), len(chosen) // BLOCK_SOURCES),
     )
     outcomes = sources.map(
         ConvertSource,
@@ -327,22 +336,27 @@ def _finish(
     """Commit what is pending and the row of this run; the new lake version makes them visible together."""
     commit_pending(lake, run_id)
     counts = Counter(outcome.status for outcome in outcomes)
+    before = lake.refresh().table("runs", columns=["run_id"])["run_id"].to_pylist().count(run_id)
     run = {
         "run_id": run_id,
-        "attempt": ATTEMPT,
+        "attempt": str(before),
         "kind": "ingest",
         "recipe": recipe,
-        "state": "done",
+        "state": "done" if len(outcomes) == len(fresh) else "incomplete",
         "steps": len(outcomes),
         "lake_version": lake.refresh().version,
         "details": {
             **counts,
-            "bytes_in": sum(one.bytes for one in fresh if not one.reason),
+            "bytes_in": _bytes_read(fresh),
             "seconds": round(seconds, 2),
         },
     }
     lake.insert("runs", [run])
     return lake.commit("ingest", run_id)
+
+
+def _bytes_read(fresh: Sequence[Listed]) -> int:
+    return sum(one.bytes for one in fresh if not one.reason)
 
 
 def _summary(parted: Parted, outcomes: Sequence[Outcome], started: float, version: int, run_id: str) -> IngestSummary:
@@ -357,7 +371,7 @@ def _summary(parted: Parted, outcomes: Sequence[Outcome], started: float, versio
         flagged=sum(bool(outcome.flags) for outcome in every),
         decoded=sum(not one.reason for one in parted.fresh),
         voxels=sum(outcome.voxels for outcome in outcomes),
-        bytes_in=sum(one.bytes for one in parted.fresh),
+        bytes_in=_bytes_read(parted.fresh),
         bytes_stored=sum(outcome.bytes_stored for outcome in outcomes),
         seconds=round(time.monotonic() - started, 2),
         lake_version=version,
@@ -405,15 +419,17 @@ def _where(source: Source) -> dict[str, str]:
     return {"source": files.common(paths), "member": member}
 
 
-def check_rejects(summary: IngestSummary, limit: str | None) -> None:
-    """Raise Incomplete where more sources were refused than `limit`, a count or a percentage such as 5%."""
-    if limit is None:
-        return
+def most_rejects(limit: str, found: int) -> float:
+    """How many refusals of `found` sources a limit allows: a count, or a percentage such as 5%. Raises ConfigError."""
     number = limit.removesuffix("%")
     if not number.replace(".", "", 1).isdigit():
         raise ConfigError(f"--max-rejects {limit} is neither a count nor a percentage; give e.g. 10 or 5%")
-    allowed = float(number) * (summary.found / 100 if limit.endswith("%") else 1)
-    if summary.rejected > allowed:
+    return float(number) * (found / 100 if limit.endswith("%") else 1)
+
+
+def check_rejects(summary: IngestSummary, limit: str | None) -> None:
+    """Raise Incomplete where more sources were refused than `limit` allows."""
+    if limit is not None and summary.rejected > most_rejects(limit, summary.found):
         raise Incomplete(
             f"{summary.rejected} of {summary.found} sources were refused, more than --max-rejects {limit}; "
             "see semgen-platform lake rejects"

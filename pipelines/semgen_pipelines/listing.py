@@ -127,4 +127,4 @@ def _patient_from(rule: str, source: Source) -> tuple[str, ...]:
     if pattern.groups != 1:
         raise ConfigError(f"--patient-from {rule} has {pattern.groups} groups; give exactly one")
     match = pattern.search(path)
-    return (match.group(1),) if match else source.name_parts
+    return (match.group(1),) if match and match.group(1) else source.name_parts

@@ -13,7 +13,9 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -74,7 +76,7 @@ def ray_session(address: str | None, *, needs: Mapping[str, float], gpus: float 
 
 def _start(ray: Any, folder: Path, cpus: int, gpus: float) -> None:
     """A local Ray with its files in `folder`. Its ports are open to all interfaces, so the token guards it."""
-    with _native_stderr_muted():
+    with _native_stderr_muted(), _own_sigterm():
         ray.init(
             address="local",
             num_cpus=max(2, cpus),
@@ -118,7 +120,7 @@ def _in_use(folder: Path) -> bool:
 def _join(ray: Any, address: str) -> None:
     """Connect to a running Ray, with one sentence where that fails."""
     try:
-        with _native_stderr_muted():
+        with _native_stderr_muted(), _own_sigterm():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (
         Exception
@@ -161,6 +163,15 @@ def _native_stderr_muted() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """SIGTERM is handled as before: Ray installs a handler that ends the process with the signal's number."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _quiet() -> None:

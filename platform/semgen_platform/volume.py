@@ -73,7 +73,7 @@ class Volume:
     voxels : (z, y, x), C order; HU as int16 when every value is an integer in range, else float32.
     ijk_to_lps_mm : (4, 4) float64, voxel index (x, y, z, 1) to LPS+ millimetres.
     modality : "CT", or "" where the file format says none.
-    attributes : allowed attributes of the source (privacy.py), orientation and affine as found among them.
+    attributes : allowed attributes of the source (privacy/), orientation and affine as found among them.
     flags : what the file itself says, such as header_conflict or oblique.
     padding_hu : the value outside the scanner's field of view, or None.
     """

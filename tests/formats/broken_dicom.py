@@ -112,6 +112,15 @@ def without_rescale_in_every_other(n: int, dataset: Any) -> None:
         del dataset.RescaleSlope, dataset.RescaleIntercept
 
 
+def without_intercept_in_every_other(n: int, dataset: Any) -> None:
+    if n % 2:
+        del dataset.RescaleIntercept
+
+
+def without_slopes(n: int, dataset: Any) -> None:
+    del dataset.RescaleSlope
+
+
 def of_two_patients(names: Sequence[str]) -> Edit:
     def edit(n: int, dataset: Any) -> None:
         dataset.PatientID = names[n % 2]
@@ -383,9 +392,9 @@ DICOM_CASES = [
         dicom(),
     ),
     Case(
-        "a slice whose pixels are 1.1 % wider", "dicom", ("inconsistent_shape",),
-        dicom(at_middle(PixelSpacing=[0.8, 0.7 * 1.011])),
-        dicom(at_middle(PixelSpacing=[0.8, 0.7 * 1.009])),
+        "a slice whose last pixel is 0.12 mm further", "dicom", ("inconsistent_shape",),
+        dicom(at_middle(PixelSpacing=[0.8, 0.704])),
+        dicom(at_middle(PixelSpacing=[0.8, 0.703])), within_mm=0.1,
     ),
     Case(
         "rows that are not at a right angle to columns", "dicom", ("sheared_affine",),
@@ -416,6 +425,11 @@ DICOM_CASES = [
         "slope and intercept in every other slice", "dicom", ("inconsistent_rescale",),
         dicom(without_rescale_in_every_other),
         dicom(hu_ZYX=HU // 2 * 2, slopes=(1.0, 0.5, 2.0)),
+    ),
+    Case(
+        "an intercept in every other slice", "dicom", ("inconsistent_rescale",),
+        dicom(without_intercept_in_every_other),
+        dicom(without_slopes),
     ),
     Case(
         "a slope of zero", "dicom", ("inconsistent_rescale",),

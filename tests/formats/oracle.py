@@ -67,19 +67,22 @@ def _itk_scan(image: Any) -> Scan:
 
 
 def by_pydicom(files: list[Path]) -> Scan:
-    """A DICOM series by hand (PS3.3 C.7.6.2.1.1): each slice at its own position with its own slope and intercept."""
+    """A DICOM series by hand (PS3.3 C.7.6.2.1.1): each slice at its own position, pixel spacing, slope and intercept;
+    directions are those of the first."""
     import pydicom
 
     datasets = [pydicom.dcmread(file, force=True) for file in files]
     row, column = np.reshape([float(v) for v in datasets[0].ImageOrientationPatient], (2, 3))
     placed = {float(np.dot(np.cross(row, column), d.ImagePositionPatient)): d for d in datasets}
     ordered = [placed[distance] for distance in sorted(placed)]
-    between_rows, between_columns = (float(v) for v in ordered[0].PixelSpacing)
+    spacings = np.array([[float(v) for v in d.PixelSpacing] for d in ordered])
+    assert len({("RescaleSlope" in d, "RescaleIntercept" in d) for d in ordered}) == 1
     slabs = [d.pixel_array * float(d.get("RescaleSlope", 1)) + float(d.get("RescaleIntercept", 0)) for d in ordered]
     positions = np.array([[float(v) for v in d.ImagePositionPatient] for d in ordered])
 
     def lps_mm(ijk: NDArray[np.int64]) -> NDArray[np.float64]:
         i, j, k = np.asarray(ijk).T
+        between_rows, between_columns = spacings[k].T
         return positions[k] + np.outer(i * between_columns, row) + np.outer(j * between_rows, column)
 
     return Scan(np.stack(slabs), lps_mm)

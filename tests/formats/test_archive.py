@@ -242,6 +242,12 @@ def test_too_many_members_refuse_the_archive(tmp_path: Path, monkeypatch: pytest
     assert set(refusals(tmp_path / "4.tar").values()) == {("too_many_members",)}
 
 
+def test_a_name_of_megabytes_in_a_tar_takes_no_memory(tmp_path: Path) -> None:
+    for letters, reason in ((2**19, "not_an_image"), (2**22, "too_many_members")):
+        tar_of(tmp_path / "a.tar", (tarfile.TarInfo("a" * letters), b"x"))
+        assert set(refusals(tmp_path / "a.tar").values()) == {(reason,)}
+
+
 def test_an_empty_archive_and_one_inside_another_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass

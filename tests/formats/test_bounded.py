@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,12 @@ def test_a_length_that_no_file_has_takes_no_memory(series: Any, make_ct: Any, tm
     data = file.read_bytes()
     at = data.index(b"\x08\x00\x08\x00CS")  # ImageType: as OB of 4 GiB
     file.write_bytes(data[:at] + b"\x08\x00\x08\x00OB\0\0\xfe\xff\xff\xff" + data[at + 8 :])
-    assert only(tmp_path).kind == "dicom"
+    tracemalloc.start()
+    try:
+        assert only(tmp_path).kind == "dicom"
+        assert tracemalloc.get_traced_memory()[1] < 2 * bounded.HEADER_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_deflated_series_is_read_as_the_plain_one_is(series: Any, tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def test_only_a_table_with_paths_that_is_named_itself_is_a_manifest(folder: Path
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("name,age\na,1\n", "no column path; its columns are name, age"),
+        ("name,age\na,1\n", "none of the 2 columns of manifest list.csv is called path"),
+        ("scans/doe_john.nii,MRN-4711\n", "none of the 2 columns"),
         ("path\na.txt\n./a.txt\n", "names one path twice, the second time in line 3"),
         ("path,age\n\xff,1\n", "cannot be read"),
     ],

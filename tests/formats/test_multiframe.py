@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import RLELossless, generate_uid
 
+from semgen_platform.formats import pixels
 from semgen_platform.formats.reader import read_source
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.volume import Refusal, Volume
@@ -124,6 +125,28 @@ def test_several_objects_of_one_series_are_one_volume(series: Any, read_one: Rea
     assert np.array_equal(volume_of(read_one(tmp_path / "multi")).voxels, single.voxels)
 
 
+def test_two_copies_of_one_object_are_dropped_and_each_is_read_once(
+    series: Any, read_one: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = volume_of(read_one(series().write(tmp_path / "single")))
+    whole = multiframe(in_space(tmp_path / "single"))
+    saved(whole, tmp_path / "multi" / "a.dcm")
+    whole.SOPInstanceUID = whole.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    saved(whole, tmp_path / "multi" / "b.dcm")
+    (source,) = list_sources(tmp_path / "multi")
+    read, really = list[Any](), pixels._pixel_dataset
+
+    def counted(item: Any) -> Any:
+        read.append(item.place)
+        return really(item)
+
+    monkeypatch.setattr(pixels, "_pixel_dataset", counted)
+    volume = volume_of(read_source(source))
+    assert np.array_equal(volume.voxels, single.voxels)
+    assert "duplicates_dropped" in volume.flags
+    assert len(read) <= 4  # each for its digests, one for its voxels, and a look at the other
+
+
 def test_interleaved_time_points_in_one_object_are_volumes_of_their_own(series: Any, tmp_path: Path) -> None:
     early, late = series(), series()
     late.hu_ZYX = early.hu_ZYX + 7
@@ -159,6 +182,10 @@ def changed(whole: Any, change: str) -> Any:
             "PRIMARY",
             "LOCALIZER",
         ]
+    elif change == "text for groups":
+        del whole.SharedFunctionalGroupsSequence, whole.PerFrameFunctionalGroupsSequence
+        whole.add_new(0x52009229, "LO", "A")
+        whole.add_new(0x52009230, "US", 5)
     elif change == "position":
         del whole.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence
     else:
@@ -170,6 +197,7 @@ def changed(whole: Any, change: str) -> Any:
     ("change", "reason"),
     [
         ("frames", "corrupt"),
+        ("text for groups", "corrupt"),
         ("pixels", "truncated"),
         ("scout", "localizer"),
         ("position", "missing_geometry"),

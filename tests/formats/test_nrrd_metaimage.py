@@ -101,6 +101,19 @@ def test_nrrd_spaces_are_turned_into_lps(space: str, signs: Any, make_ct: Any, r
     assert np.allclose(found[:3, :3], np.diag(signs) @ np.diag([0.75, 0.875, 2.5]))
 
 
+def test_nrrd_units_of_length_are_turned_into_millimetres_and_others_refused(
+    make_ct: Any, read_one: Read, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.nrrd"
+    sitk.WriteImage(itk_image(make_ct(), np.eye(3)), str(path))
+    change(path, "space: left-posterior-superior\n", 'space: left-posterior-superior\nspace units: "cm" "cm" "cm"\n')
+    affine = np.array(volume_of(read_one(tmp_path)).attributes["source_ijk_to_lps_mm"]).reshape(4, 4)
+    assert np.allclose(np.diag(affine), (7.5, 8.75, 25.0, 1.0))
+    assert np.allclose(affine[:3, 3], (-1015.0, 422.5, -7300.0))
+    assert reasons_of(read_one(change(path, '"cm" "cm" "cm"', '"cm" "mm" "cm"'))) == {"missing_geometry"}
+    assert reasons_of(read_one(change(path, '"cm" "mm" "cm"', '"furlong" "furlong" "furlong"'))) == {"missing_geometry"}
+
+
 @pytest.mark.parametrize(
     ("suffix", "old", "new", "lacking"),
     [

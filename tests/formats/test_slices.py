@@ -65,6 +65,26 @@ def test_a_step_may_deviate_by_one_percent_or_a_hundredth_of_a_millimetre_but_no
         assert isinstance(regular_grid(planes(positions)), Grid) == passes
 
 
+def test_steps_that_each_pass_must_not_lead_slices_off_the_grid() -> None:
+    """Gaps of 2.5 and then of 2.524 mm: of 20 slices the middle one lies 0.1 mm beside an even grid, of 300 1.8 mm."""
+    for count, passes in ((20, True), (300, False)):
+        gaps = [2.5 if n < count // 2 else 2.524 for n in range(count)]
+        found = regular_grid(planes([0.0, *np.cumsum(gaps).tolist()]))
+        assert isinstance(found, Grid) == passes
+    assert refusals_of(found)["uneven_spacing"].evidence["drift_mm"] == pytest.approx(150 * 0.012, rel=0.01)
+
+
+def test_the_pixel_spacing_is_that_of_most_slices_and_the_last_pixel_never_a_tenth_of_a_millimetre_off() -> None:
+    """24 columns: 0.0005 mm a pixel is 0.012 mm at the far edge, 0.007 mm is 0.17 mm."""
+    for wider, passes in ((0.7005, True), (0.707, False)):
+        given = planes(even(20))
+        given[0] = replace(given[0], pixel_spacing_mm=(0.8, wider))
+        found = regular_grid(given)
+        assert isinstance(found, Grid) == passes
+        if isinstance(found, Grid):
+            assert found.ijk_to_lps_mm[0, 0] == 0.7
+
+
 def test_one_missing_slice_is_found_with_its_gap_as_evidence() -> None:
     positions = even(20)
     del positions[7]

@@ -251,6 +251,19 @@ def test_scans_of_one_name_below_two_roots_are_not_taken_for_one(tmp_path: Path)
     assert len(sources_of(tmp_path)) == 2
 
 
+def test_files_of_one_name_that_name_no_series_are_not_taken_for_one(series: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        series(edit=lambda n, dataset: delattr(dataset, "SeriesInstanceUID")).write(tmp_path / name)
+        for file in sorted((tmp_path / name).iterdir())[1:]:
+            file.unlink()
+        next((tmp_path / name).iterdir()).rename(tmp_path / name / "x.dcm")
+    with pytest.raises(InputError, match="a scan of the same name"):
+        list(list_sources(tmp_path / "a", tmp_path / "b"))
+    for name in ("a", "b"):  # of what is no scan, both are named
+        (tmp_path / name / "x.dcm").write_bytes((tmp_path / name / "x.dcm").read_bytes()[:400])
+    assert len({source.name_parts for source in list_sources(tmp_path / "a", tmp_path / "b")}) == 2
+
+
 def test_a_folder_given_twice_or_below_another_counts_once(tmp_path: Path) -> None:
     write_nifti_file(tmp_path / "a" / "ct.nii")
     (tmp_path / "a" / "notes.txt").write_text("nothing")
@@ -259,6 +272,14 @@ def test_a_folder_given_twice_or_below_another_counts_once(tmp_path: Path) -> No
     found = list(list_sources(tmp_path / "a", tmp_path / "a", tmp_path, tmp_path / "b"))
     assert len(found) == 3
     assert len({source.name_parts for source in found}) == 3
+
+
+def test_a_gzipped_file_of_another_format_than_nifti_is_to_be_unpacked(series: Any, tmp_path: Path) -> None:
+    file = next(series().write(tmp_path / "ct").iterdir())
+    (tmp_path / "a.dcm.gz").write_bytes(gzip.compress(file.read_bytes()))
+    (source,) = list_sources(tmp_path / "a.dcm.gz")
+    assert source.refusal is not None
+    assert (source.refusal.reasons, "unpack" in source.refusal.sentence) == (("unsupported_format",), True)
 
 
 def test_a_name_that_is_not_utf8_is_listed(tmp_path: Path) -> None:

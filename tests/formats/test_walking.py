@@ -17,6 +17,8 @@ import SimpleITK as sitk
 from semgen_platform.errors import InputError
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
+from semgen_platform.formats.walking import root_at, walk
+from semgen_platform.lake.lake import create_lake
 
 FILES = [
     "top.nii.gz", "top.txt", "a/one.nii.gz", "a/two.nii", "a/b/three.nii.gz", "a/b/c/four.nii.gz", "b/five.nii.gz",
@@ -82,6 +84,15 @@ def test_folders_in_which_nothing_can_fit_are_not_entered(tree: Path, monkeypatc
     assert sorted(str(Path(folder).relative_to(tree)) for folder in entered) == sorted(
         [".", "a", "a1", "b", "a/b"]
     )  # of *, then of b
+
+
+def test_a_lake_below_a_source_is_not_entered_and_a_folder_with_a_file_of_that_name_is(tmp_path: Path) -> None:
+    create_lake(str(tmp_path / "archive" / "lake"), key_fingerprint="f" * 24)
+    for name in ("scan.txt", "other/lake.json", "other/note.txt"):
+        (tmp_path / "archive" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "archive" / name).write_text("{}")
+    found = {file.place.path for batch in walk(root_at(str(tmp_path / "archive"))) for file in batch.found}
+    assert found == {str(tmp_path / "archive" / name) for name in ("scan.txt", "other/lake.json", "other/note.txt")}
 
 
 def test_a_name_with_brackets_that_is_there_is_no_glob(tmp_path: Path) -> None:

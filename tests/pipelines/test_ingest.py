@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -165,6 +166,20 @@ def test_the_operators_words_are_no_part_of_the_recipe_that_is_kept(lake: Lake, 
     assert "Charity" not in row["recipe"]
     assert "meier" not in row["recipe"]
     assert '"min_slices":16' in row["recipe"]
+
+
+def test_a_report_lies_outside_the_lake(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "archive/a.nii", 1)
+    with pytest.raises(ConfigError, match="lies in the lake"):
+        run(lake, tmp_path / "archive", report=lake.root / "report.csv")
+    assert lake.refresh().version == 0
+
+
+def test_a_group_that_matches_nothing_names_no_patient(lake: Lake, tmp_path: Path) -> None:
+    write_ct(tmp_path / "archive/ct.nii", 1)
+    write_ct(tmp_path / "archive/P7_ct.nii", 2)
+    run(lake, tmp_path / "archive", config={"patient_from": r"(P\d+)?_?ct"})
+    assert len({row["patient_id"] for row in lake.refresh().table("sources").to_pylist()}) == 2
 
 
 def test_a_report_for_which_there_is_no_room_is_one_sentence_and_the_lake_complete(lake: Lake, tmp_path: Path) -> None:
@@ -388,39 +403,49 @@ def wait_for_volumes(lake: Lake, number: int) -> None:
         time.sleep(0.02)
 
 
+def start(archive: Path, lake: Lake, key: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "semgen_cli.main", "ingest", str(archive), "--lake", lake.uri, "--json", "-q"]
+    return subprocess.Popen(
+        [*command, "--key-file", str(key)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 @pytest.mark.slow
-def test_a_killed_ingest_is_completed_by_the_same_command_to_the_same_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_ingest_says_so_and_goes_on_when_it_is_given_again(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     archive, key = tmp_path / "archive", tmp_path / "key"
-    for number in range(24):
-        write_ct(archive / f"{number}.nii.gz", number, slices=120)
+    for scan in range(24):
+        write_ct(archive / f"{scan}.nii.gz", scan, slices=120)
     key.write_bytes(KEY)
-    rows = {}
-    for name, kills in (("whole", 0), ("killed", 2)):
-        lake = create_lake(str(tmp_path / name), key_fingerprint=key_fingerprint(KEY))
-        command = [
-            sys.executable,
-            "-m",
-            "semgen_cli.main",
-            "ingest",
-            str(archive),
-            "--lake",
-            lake.uri,
-            "--key-file",
-            str(key),
-        ]
-        for kill in range(kills):
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
-            wait_for_volumes(lake, 6 * (kill + 1))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            assert len(open_lake(lake.uri).table("scans")) < 24, "killed too late to prove anything"
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        newest = open_lake(lake.uri)
-        rows[name] = [
-            newest.table("scans").drop_columns(["created_at", "run_id", "attempt"]).to_pylist(),
-            newest.table("sources").drop_columns(["created_at", "run_id"]).to_pylist(),
-        ]
-        assert not list(lake.root.glob("runs/*/0/pending/*.json"))
-    assert rows["killed"] == rows["whole"]
+    lake = create_lake(str(tmp_path / "lake"), key_fingerprint=key_fingerprint(KEY))
+    stopped = start(archive, lake, key)
+    wait_for_volumes(lake, 6)
+    stopped.send_signal(number)
+    said = stopped.communicate(timeout=60)
+    assert (stopped.returncode, said[1].count("\n")) == (code, 1), said
+    assert "run the same command again" in said[1]
+    assert len(open_lake(lake.uri).table("scans")) < 24, "stopped too late to prove anything"
+    out, errors = (again := start(archive, lake, key)).communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert json.loads(out)["ingested"] + json.loads(out)["already"] == 24
+
+
+@pytest.mark.slow
+def test_two_ingests_into_one_lake_at_once_are_both_complete(tmp_path: Path) -> None:
+    """Eight scans each, four of them the same in both."""
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    for scan in range(12):
+        for archive in ("one",) * (scan < 8) + ("two",) * (scan >= 4):
+            write_ct(tmp_path / archive / f"{scan}.nii.gz", scan, slices=60)
+    lake = create_lake(str(tmp_path / "lake"), key_fingerprint=key_fingerprint(KEY))
+    both = [start(tmp_path / archive, lake, key) for archive in ("one", "two")]
+    said = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all(json.loads(out)["ingested"] + json.loads(out)["already"] == 8 for out, _ in said)
+    scans = open_lake(lake.uri).table("scans")
+    assert len(scans) == len(set(scans["scan_id"].to_pylist())) == 12
+    for scan_id, attempt in zip(scans["scan_id"].to_pylist(), scans["attempt"].to_pylist(), strict=True):
+        assert open_level(lake.root, scan_id, attempt, 0).whole().shape == (60, 28, 24)

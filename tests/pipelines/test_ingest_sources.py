@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -92,11 +93,12 @@ class Archive:
         for file in self.folder.rglob("*.*"):
             obstore.put(s3_store(f"s3://{bucket}"), f"{prefix}/{file.relative_to(self.folder)}", file.read_bytes())
 
-    def start(self, source: Path | str, lake: Lake) -> subprocess.Popen[str]:
+    def start(self, source: Path | str, lake: Lake, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "semgen_cli.main", "ingest", str(source), "--lake", lake.uri, "--json"]
         return subprocess.Popen(
-            [*command, "--key-file", str(self._key)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [*command, "--key-file", str(self._key), "-q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | environment,
+        )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -153,3 +155,25 @@ def test_an_ingest_outlasts_a_server_that_is_away_for_twenty_seconds(s3_server: 
     assert (summary["found"], summary["ingested"], summary["rejected"]) == (42, 41, 1)
     ended(archive.start(archive.folder, local))
     assert rows_of(remote) == rows_of(local)
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_ends_the_ingest_in_one_sentence_and_refuses_nothing(
+    s3_server: Any, tmp_path: Path
+) -> None:
+    archive = Archive(tmp_path, f"{s3_server.make_bucket('away')}/in", scans=24, slices=160)
+    lake = lakes(tmp_path)[1]
+    process = archive.start(archive.address, lake, SEMGEN_S3_RETRY_S="2")
+    deadline = time.monotonic() + 120
+    while finished(lake) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    s3_server.kill()
+    try:
+        said = process.communicate(timeout=120)
+    finally:
+        s3_server.start()
+    assert (process.returncode, said[0], said[1].count("\n")) == (3, "", 1), said
+    assert "does not answer" in said[1]
+    assert "run the same command again" in said[1]
+    summary = ended(archive.start(archive.address, lake))
+    assert (summary["ingested"] + summary["already"], summary["rejected"]) == (25, 1)

@@ -124,6 +124,7 @@ def test_after_kills_at_random_moments_the_lake_is_that_of_an_undisturbed_run(
         lake = create_lake(f"{above}/killed{number}", key_fingerprint=key_fingerprint(KEY)).uri
         process, moment = start(archive, lake, key), chance.uniform(0.05, 0.95) * seconds
         time.sleep(moment)
+        assert process.poll() is None, "it ended before it was struck"
         killed = strike(process, VICTIMS[number % len(VICTIMS)], chance)
         process.wait()
         done = len(open_lake(lake).table("scans"))

@@ -69,6 +69,8 @@ def test_a_number_that_cannot_be_what_it_is_called_does_not_pass(name: str, kept
     [
         ("kernel", "SHARP", "Sharp^Becky"),
         ("kernel", "B30f", "B30F"),
+        ("kernel", "WU/XU", "Wu^Xu"),
+        ("kernel", "LI WU", "Li^Jing"),
         ("model", "Brilliance 64", "Brilliance Imaging Centre"),
         ("model", "Discovery CT750 HD", "CT750"),
         ("model", "LightSpeed16", "LIGHTSPEED"),

@@ -43,6 +43,8 @@ RATIO_LIMIT, RATIO_FREE = 200, 2**32
 COPY_BYTES = 2**20
 ZIP_LIST_BYTES = 2**27
 """Of a zip's list of members: an entry takes 46 bytes and its name, and is many times as large in memory."""
+TAR_NAME_BYTES = 2**20
+"""Of a name in a tar, or of the extended header that holds it; tarfile reads them whole."""
 TEMPORARY_SHARE = 20
 """Of the temporary folder a twentieth is left to others."""
 REMOTE_FRESH_S = 60.0
@@ -147,7 +149,7 @@ def _refusals() -> Iterator[None]:
     """What the archive libraries raise for damaged files, which may be anything, as refusals."""
     try:
         yield
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except (EOFError, tarfile.ReadError):
         raise refused("truncated", "the archive ends early") from None
@@ -204,7 +206,7 @@ def _check_growth(inflated: int, stored: int) -> None:
 def _open_zip(stream: BinaryIO, size: int) -> _Opened:
     if not zipfile.is_zipfile(stream):
         raise refused("truncated", "the archive ends before its list of members")
-    bounded = _ListBounded(stream)
+    bounded = _ListBounded(stream, ZIP_LIST_BYTES)
     file: Any = zipfile.ZipFile(bounded)
     bounded.limit = None
     if min((info.header_offset for info in file.infolist()), default=0):
@@ -222,18 +224,19 @@ def _open_zip(stream: BinaryIO, size: int) -> _Opened:
 
 
 class _ListBounded:
-    """The stream of a zip, of which no list of members is read that is larger than the limit, if there is one."""
+    """The stream of an archive, of which nothing is read at once that is larger than the limit, if there is one: the
+    list of members of a zip, or a name in a tar."""
 
-    limit: int | None
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._read, self.limit = stream.read, ZIP_LIST_BYTES
+    def __init__(self, stream: BinaryIO, limit: int) -> None:
+        self._read: Callable[[int], bytes] = stream.read
+        self.limit: int | None = limit
         self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
         self.seekable = stream.seekable
 
     def read(self, size: int = -1) -> bytes:
         if self.limit is not None and size > self.limit:
-            raise refused("too_many_members", "the archive's list of members is too long", limit_bytes=self.limit)
+            sentence = "the archive's list of members, or a name in it, is too long"
+            raise refused("too_many_members", sentence, limit_bytes=self.limit)
         return self._read(size)
 
 
@@ -305,7 +308,8 @@ def _open_tar(file: Any, stamp: int) -> _Opened:
     end = os.fstat(file.fileno()).st_size
     listed: list[Member] = []
     places: list[tuple[int, int]] = []  # (start, size), in which a long list takes less than in what tarfile gives
-    with tarfile.open(fileobj=file, mode="r:") as tar:
+    bounded: Any = _ListBounded(file, TAR_NAME_BYTES)
+    with tarfile.open(fileobj=bounded, mode="r:") as tar:
         behind = 0
         for info in tar:
             tar.members = []  # type: ignore[attr-defined]  # else it keeps each of them a second time

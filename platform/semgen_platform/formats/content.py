@@ -16,7 +16,7 @@ INFLATED_BYTES = 1024  # of a gzip member: NIfTI-2 needs 544, tar 512
 
 Content = Literal[
     "dicom", "nifti", "nifti_pair", "analyze", "nrrd", "metaimage", "pdf", "zip", "tar", "other_archive",
-    "other_volume", "damaged_gzip", "empty", "unknown",
+    "other_volume", "gzipped_volume", "damaged_gzip", "empty", "unknown",
 ]  # fmt: skip
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -50,13 +50,10 @@ def content_of(head: bytes) -> Content:
     if nifti is not None:
         return nifti
     if gzipped:
-        return "tar" if is_tar(inner) else "unknown"
-    if is_dicom(head):
-        return "dicom"
-    if head.startswith(b"NRRD000"):
-        return "nrrd"
-    if METAIMAGE_KEY.match(head) and b"DimSize" in head:
-        return "metaimage"
+        return "tar" if is_tar(inner) else "unknown" if _scan_content(inner) is None else "gzipped_volume"
+    scan = _scan_content(head)
+    if scan is not None:
+        return scan
     if head.startswith(b"%PDF-"):
         return "pdf"
     if head.startswith(ZIP_MAGIC):
@@ -66,6 +63,14 @@ def content_of(head: bytes) -> Content:
     if head.startswith(OTHER_ARCHIVE_MAGIC):
         return "other_archive"
     return "other_volume" if head.startswith(OTHER_VOLUME_MAGIC) else "unknown"
+
+
+def _scan_content(head: bytes) -> Content | None:
+    if is_dicom(head):
+        return "dicom"
+    if head.startswith(b"NRRD000"):
+        return "nrrd"
+    return "metaimage" if METAIMAGE_KEY.match(head) and b"DimSize" in head else None
 
 
 def is_tar(head: bytes) -> bool:

@@ -8,6 +8,8 @@ pixels.py. Sources: DICOM PS3.3 C.8.2.1 (CT Image), C.11.1 (Modality LUT), C.7.5
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,6 +67,8 @@ class Slice:
     pixels: Encoded
     rescale: tuple[float, float] | None
     """(slope, intercept); None where the header has neither."""
+    says: tuple[bool, bool]
+    """Whether the header has a slope, and an intercept."""
     padding: float | None
     """PixelPaddingValue, a stored value."""
     faults: tuple[Refusal, ...]
@@ -155,23 +159,23 @@ def _without_copies(
     All is left as it was where that makes neither a regular grid nor, if asked for, one that can be repaired, so that a
     refusal tells of every slice. Raises Refused, OSError.
     """
-    places: dict[Any, list[Slice]] = {}
-    for item in slices:
-        places.setdefault((item.plane, item.rescale), []).append(item)
-    kept = [item for group in places.values() for item in _distinct(group, reader)]
+    places = Counter((item.plane, item.rescale) for item in slices)
+    met, kept = set[Any](), list[Slice]()
+    for item in slices:  # file by file, since a file of many frames is read as a whole
+        place = item.plane, item.rescale
+        same = (place, _pixel_digest(item, reader)) if places[place] > 1 else place
+        if same not in met:
+            kept.append(item)
+        met.add(same)
     planes = [s.plane for s in kept]
     grid = regular_grid(planes)
     usable = isinstance(grid, Grid) or (repair and plan_repair(planes, grid) is not None)
     return (kept, grid, len(slices) - len(kept)) if usable else (slices, faults, 0)
 
 
-def _distinct(group: list[Slice], reader: PixelReader) -> list[Slice]:
-    """The slices of one place without exact copies of the first."""
-    first, *others = group
-    if not others:
-        return group
-    pixels = reader.stored(first.pixels)
-    return [first, *(item for item in others if not np.array_equal(reader.stored(item.pixels), pixels))]
+def _pixel_digest(item: Slice, reader: PixelReader) -> bytes:
+    pixels = np.ascontiguousarray(reader.stored(item.pixels))
+    return hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode() + pixels.tobytes()).digest()
 
 
 def read_headers(place: Place, frames: Sequence[int] = ()) -> list[Slice]:
@@ -189,6 +193,7 @@ def read_headers(place: Place, frames: Sequence[int] = ()) -> list[Slice]:
 
 def _slice(header: Any, pixels: Encoded) -> Slice:
     slope, intercept = number(header, "RescaleSlope"), number(header, "RescaleIntercept")
+    says = slope is not None, intercept is not None
     return Slice(
         plane=Plane(
             position_mm=numbers(header, "ImagePositionPatient", 3),
@@ -197,7 +202,8 @@ def _slice(header: Any, pixels: Encoded) -> Slice:
             shape_yx=pixels.shape_yx,
         ),
         pixels=pixels,
-        rescale=None if slope is None and intercept is None else (1.0 if slope is None else slope, intercept or 0.0),
+        rescale=(1.0 if slope is None else slope, intercept or 0.0) if any(says) else None,
+        says=says,
         padding=number(header, "PixelPaddingValue"),
         faults=tuple(_slice_faults(header)),
         header=header,
@@ -252,9 +258,10 @@ def _slice_faults(dataset: Any) -> list[Refusal]:
 def _series_faults(slices: Sequence[Slice]) -> list[Refusal]:
     """Faults of values and encoding over all slices, each kind once."""
     faults = list({fault.sentence: fault for s in slices for fault in s.faults}.values())
-    without = sum(s.rescale is None for s in slices)
-    if 0 < without < len(slices):
-        sentence = f"{without} of {len(slices)} slices have neither slope nor intercept, and the others have"
+    said = any(s.says[0] for s in slices), any(s.says[1] for s in slices)
+    without = sum(s.says != said for s in slices)
+    if without:
+        sentence = f"{without} of {len(slices)} slices lack a slope or an intercept that the others have"
         faults.append(refusal("inconsistent_rescale", sentence, slices=len(slices), without=without))
     kernels = {s.kernel for s in slices if s.kernel}
     if len(kernels) > 1:

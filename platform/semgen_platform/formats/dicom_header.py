@@ -33,7 +33,7 @@ def read_dataset(
                 return header
             opened.seek(0)
             return read_dicom(opened, pixels=pixels, tags=tags)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except OSError as error:
         if error.errno is not None:

@@ -90,10 +90,10 @@ class DicomObject:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """What is read, or refused, together: (series UID, "" for CT images or the reason of a refusal), or ("", the
-        file's own path) where no series is named."""
+        """What is read, or refused, together: (series UID, "" for CT images or the reason of a refusal), or the file
+        alone where no series is named."""
         part = "" if self.refusal is None else self.refusal.reasons[0]
-        return (self.series_uid, part) if self.series_uid else ("", *self.relative)
+        return (self.series_uid, part) if self.series_uid else ("", str(self.place))
 
 
 def read_object(place: Place, relative: tuple[str, ...], validator: Validator, stream: BinaryIO) -> DicomObject:
@@ -104,6 +104,11 @@ def read_object(place: Place, relative: tuple[str, ...], validator: Validator, s
         headers = frames_of(dataset) if no is None and is_multiframe(dataset) else [dataset]
     except Refused as error:
         return DicomObject(place, relative, validator, "", "", None, error.refusal, (Traits(),))
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of pydicom, for elements of another kind than the standard gives them
+        no = refusal("corrupt", "the DICOM header cannot be used", error=type(error).__name__)
+        return DicomObject(place, relative, validator, "", "", None, no, (Traits(),))
     if no is None and any(_is_localizer(header) for header in headers):
         no = refusal("localizer", SENTENCES["localizer"])
     patient_id, series_uid = text(dataset, "PatientID"), sys.intern(text(dataset, "SeriesInstanceUID"))

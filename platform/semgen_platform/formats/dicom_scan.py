@@ -64,7 +64,8 @@ class ScannedHeader:
         if raw is None:
             return None
         representation = self.found.get(PIXEL_REPRESENTATION) if ambiguous else None
-        return _converted(keyword, raw, self.found.get(CHARACTER_SET), representation, self.original_encoding[0])
+        convert = _converted if len(raw[1]) <= LARGEST_KEPT else _converted.__wrapped__
+        return convert(keyword, raw, self.found.get(CHARACTER_SET), representation, self.original_encoding[0])
 
     def __contains__(self, keyword: str) -> bool:
         return _tag(keyword)[0] in self.found
@@ -220,6 +221,9 @@ def _may_be_sequence(tag: int) -> bool:
         return bool(dictionary_VR(tag) == "SQ")
     except KeyError:
         return True
+
+
+LARGEST_KEPT = 1024  # bytes of a value whose conversion is kept; slices of a series share the short ones
 
 
 @lru_cache(maxsize=4096)

@@ -84,8 +84,10 @@ def read_manifest(address: str, sources: Sequence[str] = ()) -> Manifest:
     folder, name = files.parent(path), posixpath.basename(path)
     rows: dict[str, ManifestRow] = {}
     try:
-        if "path" not in (columns := _columns(path)):
-            raise InputError(f"manifest {name} has no column path; its columns are {', '.join(columns)}")
+        if "path" not in (columns := _columns(path)):  # whose names may be a first row of patients
+            raise InputError(
+                f"none of the {len(columns)} columns of manifest {name} is called path; name them in its head"
+            )
         for number, record in _records(path):
             row_path = _normal(record["path"], folder)
             if row_path in rows:

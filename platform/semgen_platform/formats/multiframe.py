@@ -8,7 +8,7 @@ Groups), C.8.15.3 (Enhanced CT macros), C.7.6.16.2.25 (Unassigned Shared Convert
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from semgen_platform.formats.dicom_header import header_value, number
@@ -31,13 +31,13 @@ def frames_of(dataset: Any) -> list[Mapping[str, Any]]:
 
     Raises Refused where there are not as many groups as frames.
     """
-    groups = header_value(dataset, PER_FRAME) or []
+    groups = _items(dataset, PER_FRAME)
     frames = int(number(dataset, "NumberOfFrames") or 0)
     if frames < 1 or len(groups) != frames:
         sentence = "the multi-frame object says how many frames it has, and describes another number of them"
         raise refused("corrupt", sentence, frames=frames, described=len(groups))
     common = dict(_values(dataset))
-    for group in header_value(dataset, SHARED) or []:
+    for group in _items(dataset, SHARED):
         common.update(_flat(group))
     return [{**common, **dict(_flat(group))} for group in groups]
 
@@ -45,9 +45,17 @@ def frames_of(dataset: Any) -> list[Mapping[str, Any]]:
 def _flat(group: Any) -> Iterator[tuple[str, Any]]:
     """(keyword, value) of every macro of one functional group; a macro that describes several items is left out."""
     for keyword in group.dir():
-        items = header_value(group, keyword)
-        if keyword.endswith("Sequence") and items is not None and len(items) == 1:
+        items = _items(group, keyword)
+        if len(items) == 1:
             yield from _values(items[0])
+
+
+def _items(dataset: Any, keyword: str) -> Sequence[Any]:
+    """The items of a sequence; none where there is none, or text or numbers stand in its place."""
+    from pydicom.sequence import Sequence as Items
+
+    value = header_value(dataset, keyword)
+    return value if isinstance(value, Items) else ()
 
 
 def _values(dataset: Any) -> Iterator[tuple[str, Any]]:

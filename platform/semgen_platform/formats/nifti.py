@@ -69,6 +69,8 @@ def _read_header(place: Place) -> Any:
     kind = kinds[nifti_version(head) == 2]
     try:
         return kind(head[: kind.sizeof_hdr])
+    except MemoryError:
+        raise
     except Exception as error:  # nibabel raises several kinds for a damaged header
         raise refused("corrupt", "the NIfTI header cannot be used", error=type(error).__name__) from None
 

@@ -29,6 +29,7 @@ TYPES = {
     "uint64": "u8", "uint64_t": "u8", "ulonglong": "u8", "unsigned long long": "u8", "unsigned long long int": "u8",
     "float": "f4", "double": "f8",
 }  # fmt: skip
+MM_PER_UNIT = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
 LPS_SIGNS = {  # signs that turn a space into LPS
     "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
     "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
@@ -138,9 +139,13 @@ def _affine(header: Header) -> tuple[np.ndarray[Any, np.dtype[np.float64]] | Non
     if lacking:
         sentence = f"the NRRD header lacks a usable {', '.join(lacking)}, so orientation or position is not known"
         return None, refusal("missing_geometry", sentence, lacking=lacking)
+    units = set(re.findall(r'"([^"]*)"', header.fields.get("spaceunits", ""))) or {"mm"}
+    scale = MM_PER_UNIT.get(units.pop().lower()) if len(units) == 1 else None
+    if scale is None:
+        return None, refusal("missing_geometry", "the NRRD space units are not one known unit of length, such as mm")
     affine = np.eye(4)
-    affine[:3, :3] = np.array(columns).T
-    affine[:3, 3] = origin
+    affine[:3, :3] = scale * np.array(columns).T
+    affine[:3, 3] = scale * np.array(origin)
     return np.diag([*(signs or ()), 1.0]) @ affine, None
 
 

@@ -1,7 +1,7 @@
 """A source to one canonical Volume, or to a Refusal with every reason that applies.
 
 The formats' own modules read; here is what holds for all of them: finite values, label maps, size, padding, flags. Only
-bugs of ours raise, and MemoryError.
+bugs of ours raise, MemoryError, and Unreachable where the server of a source is gone, which says nothing of the source.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from semgen_platform import geometry
-from semgen_platform.formats import values
+from semgen_platform.errors import Unreachable
+from semgen_platform.formats import remote, values
 from semgen_platform.formats.dicom import read_series
 from semgen_platform.formats.metaimage import read_metaimage
 from semgen_platform.formats.nifti import read_nifti
@@ -18,7 +19,7 @@ from semgen_platform.formats.refusing import Refused, combined, quiet_libraries,
 from semgen_platform.formats.source import Source
 from semgen_platform.volume import Refusal, Volume, canonical
 
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 """Raised by hand whenever the same bytes would give another volume, flag or reason, so that sources are read again."""
 
 MIN_SLICES = 16
@@ -38,8 +39,18 @@ def read_source(source: Source, *, min_slices: int = MIN_SLICES, repair: bool = 
             return _accepted(volume, source, min_slices)
     except Refused as no:
         return no.refusal
+    except remote.ServerGone as error:
+        if not remote.answers(source.files[0].path):
+            raise Unreachable(
+                "the server of a source does not answer any more; run the same command again when it does"
+            ) from None
+        return _unreadable(error)
     except OSError as error:
-        return refusal("unreadable", "a file of the source cannot be read", errno=error.errno or 0)
+        return _unreadable(error)
+
+
+def _unreadable(error: OSError) -> Refusal:
+    return refusal("unreadable", "a file of the source cannot be read", errno=error.errno or 0)
 
 
 def _read_safely(source: Source, min_slices: int, repair: bool) -> Volume:

@@ -27,7 +27,11 @@ COSINE_TOLERANCE = geometry.SHEAR_TOLERANCE
 """Between directions of slices, and between the normal and the way they are stacked; so no affine ends sheared."""
 
 LATERAL_MM = 0.1
-"""How far a slice may lie off the line through the first and the last: a fraction of any CT pixel."""
+"""How far a slice may lie off the line through the first and the last, and its last pixel off that of others, whose
+pixel spacing may be written with other decimals: a fraction of any CT pixel."""
+
+DRIFT_STEPS = 0.25
+"""How far a slice may lie from its place on the grid, in steps."""
 
 EVIDENCE_LIMIT = 20  # gaps and positions listed in evidence
 
@@ -64,13 +68,13 @@ def regular_grid(planes: Sequence[Plane]) -> Grid | list[Refusal]:
     row, column = directions(planes)
     positions = np.array([p.position_mm for p in planes], dtype=np.float64)
     order, distances = distances_along(planes)
-    refusals += gap_faults(distances)
+    refusals += gap_faults(distances) or _drift_faults(distances)
     refusals += _stacking_faults(positions[order], np.cross(row, column))
     if len(planes) < 2:
         refusals.append(refusal("too_few_slices", "a single slice has no spacing and is no volume", slices=len(planes)))
     if refusals:
         return refusals
-    between_rows, between_columns = planes[0].pixel_spacing_mm or (0.0, 0.0)
+    between_rows, between_columns = np.median([p.pixel_spacing_mm for p in planes], axis=0)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = row * between_columns, column * between_rows
     affine[:3, 2] = (positions[order[-1]] - positions[order[0]]) / (len(planes) - 1)
@@ -115,6 +119,18 @@ def gap_faults(distances_mm: FloatArray) -> list[Refusal]:
     return faults
 
 
+def _drift_faults(distances_mm: FloatArray) -> list[Refusal]:
+    """Steps that each deviate by less than the tolerance, and together lead slices away from an even grid."""
+    step = (distances_mm[-1] - distances_mm[0]) / max(1, len(distances_mm) - 1)
+    drift = np.abs(distances_mm - (distances_mm[0] + step * np.arange(len(distances_mm)))).max()
+    if drift <= DRIFT_STEPS * step:
+        return []
+    sentence = (
+        f"slices lie up to {drift:.4g} mm beside an even grid of {step:.4g} mm, as the steps change along the series"
+    )
+    return [refusal("uneven_spacing", sentence, drift_mm=_round(float(drift)), step_mm=_round(float(step)))]
+
+
 def most_frequent(gaps_mm: FloatArray) -> float:
     """Median of the largest group of gaps that agree within the tolerance; of equal groups the one of smaller gaps."""
     ordered = np.sort(gaps_mm)
@@ -154,7 +170,7 @@ def _shape_fault(planes: Sequence[Plane]) -> Refusal | None:
     shapes = sorted({p.shape_yx for p in planes})
     spacings = np.array([p.pixel_spacing_mm for p in planes], dtype=np.float64)
     spread = float((spacings.max(axis=0) - spacings.min(axis=0)).max())
-    if len(shapes) == 1 and spread <= SPACING_RATIO * spacings.min():
+    if len(shapes) == 1 and spread * max(shapes[0]) <= LATERAL_MM:  # at the far edge
         return None
     sentence = f"the slices have {len(shapes)} shapes and pixel spacings that differ by {spread:.4g} mm"
     evidence: dict[str, Any] = {

@@ -77,7 +77,7 @@ def _sources(roots: Iterable[Root], named: _Named | None, on_files: Callable[[in
                     if isinstance(item, DicomObject):
                         dicom.add(item, item.series)
                 for source in (item for item in items if isinstance(item, Source)):
-                    source = source if named is None else named.apart(source, root)
+                    source = source if named is None else named.apart(source, root.path)
                     others.data_files.update(source.files[1:])
                     if source.kind == "other":
                         others.add(source)
@@ -86,7 +86,8 @@ def _sources(roots: Iterable[Root], named: _Named | None, on_files: Callable[[in
             yield from others.left(batch.still_open)
         yield from others.left("")
     for objects in dicom.groups():
-        yield from _series(objects)
+        for source in _series(objects):
+            yield source if named is None else named.apart(source, files.parent(source.files[0].path))
 
 
 def _some(items: Iterator[Source | DicomObject]) -> Iterator[list[Source | DicomObject]]:
@@ -126,17 +127,17 @@ class _Named:
         """Whether a file was not met below another root, which may be the folder above."""
         return _added(self._met, str(place))
 
-    def apart(self, source: Source, root: Root) -> Source:
-        """The source, whose name no source of another root has. Raises InputError for two scans of one name: the
-        second would be taken for the first."""
+    def apart(self, source: Source, above: str) -> Source:
+        """The source, whose name no source of another root has; what is no scan gets the path `above` it into its
+        name. Raises InputError for two scans of one name: the second would be taken for the first."""
         if _added(self._names, "\n".join(source.name_parts)):
             return source
-        if source.kind != "other":
+        if source.refusal is None:
             raise InputError(
                 "two of the given sources hold a scan of the same name below them; give the folder above both instead, "
                 "or ingest them one by one into collections of their own"
             )
-        source = replace(source, name_parts=(source.name_parts[0], root.path, *source.name_parts[1:]))
+        source = replace(source, name_parts=(source.name_parts[0], above, *source.name_parts[1:]))
         _added(self._names, "\n".join(source.name_parts))
         return source
 
@@ -239,6 +240,8 @@ def _not_a_volume(found: Content, promised: bool) -> Refusal:
         return refusal("unsupported_format", "an archive inside an archive is not read; unpack the outer one")
     if found == "other_archive":
         return refusal("unsupported_format", "of archives zip, tar and tar.gz are read; pack it as one of these")
+    if found == "gzipped_volume":
+        return refusal("unsupported_format", "of files in gzip only NIfTI is read; unpack it")
     if found == "other_volume":
         return refusal("unsupported_format", "HDF5 and MINC volumes are not read; convert the scan to NIfTI")
     if not promised:
@@ -252,7 +255,7 @@ def _not_a_volume(found: Content, promised: bool) -> Refusal:
 
 def _series(objects: list[DicomObject]) -> Iterator[Source]:
     """Sources of the objects of one series, or of one object that names none: one per part (splitting.py)."""
-    series_uid, *part = objects[0].series
+    series_uid, *part = objects[0].series if objects[0].series_uid else ("", *objects[0].relative)
     items = sorted(objects, key=lambda item: item.place)
     slices = [(item, frame) for item in items for frame in range(len(item.frames))]
     if not series_uid or part != [""]:

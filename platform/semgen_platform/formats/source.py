@@ -1,6 +1,6 @@
 """One source: a DICOM series, a volume file with its data file, or any other single file (DESIGN.md section 4).
 
-Files, UIDs and patient are in clear here, for the reader; only pseudonyms of them may leave (privacy.py).
+Files, UIDs and patient are in clear here, for the reader; only pseudonyms of them may leave (privacy/).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from semgen_platform.errors import Damage, LakeError
 from semgen_platform.lake.pyramid import Shape
 from semgen_platform.lake.shard_bytes import ShardBytes
+from semgen_platform.storage import write_durably
 
 CHUNK = 32
 FILL_HU = -1024
@@ -55,7 +56,7 @@ def write_level(folder: Path, voxels_ZYX: Voxels) -> list[Shard]:
         path = _shard_path(folder, number)
         path.parent.mkdir(parents=True)
         shards.append(_write_shard(path, voxels_ZYX[z : z + depth], depth))
-    (folder / METADATA).write_text(json.dumps(_metadata(voxels_ZYX, depth), indent=1), encoding="utf-8")
+    write_durably(folder / METADATA, json.dumps(_metadata(voxels_ZYX, depth), indent=1).encode())
     return shards
 
 

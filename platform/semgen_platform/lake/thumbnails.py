@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from semgen_platform.errors import StorageError
 from semgen_platform.lake.crops import CropReader, CropRequest
 from semgen_platform.lake.selection import Scan
 from semgen_platform.pictures import GROUND, montage, png, png_note, window
@@ -146,9 +147,7 @@ def _lettered(panel: NDArray[np.uint8], plane: Plane) -> NDArray[np.uint8]:
 
 def _keep(storage: Storage, key: str, data: bytes) -> None:
     """Write whole or not at all; a lake that may only be read gives its pictures all the same."""
-    from obstore.exceptions import BaseError
-
     try:
         storage.put(key, data)
-    except (BaseError, OSError) as error:
+    except StorageError as error:
         _log.warning("thumbnail not kept error=%s", type(error).__name__)

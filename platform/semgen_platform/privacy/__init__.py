@@ -7,6 +7,7 @@ somebody.
     keys.py         the secret, and names made with it
     method.py       codes of PS3.15 for what was done
     canaries.py     the search for what must not be there; lake/lint_phi.py says where it looks
+    unwrapping.py   spellings and wrappings in which the search looks for them
 
 Reading headers is formats' work.
 """

@@ -50,7 +50,7 @@ MODEL_CODE = re.compile(r"(ct|uct|umi|mx|ict|cx|rx)\d{2,4}|\d{1,3}[a-z]?")
 MOST_CODES = 3
 """Codes in one text: the parts of a number or a spelled name are more."""
 SHORTEST_NAME, SHORTEST_PART_OF_WORD = 3, 5
-"""Letters of a word that counts as a name, and of one that is looked for within longer words."""
+"""Letters of a word that always counts as a name, and of one that is looked for within longer words."""
 
 
 def allowed(attributes: Mapping[str, Any], names: Collection[str] = frozenset()) -> dict[str, Any]:
@@ -63,9 +63,12 @@ def allowed(attributes: Mapping[str, Any], names: Collection[str] = frozenset())
 
 
 def words_in(text: str) -> frozenset[str]:
-    """The words of a name, number or address in lower case, and all of it in one, without very short ones."""
+    """The words of a name, number or address in lower case, and all of it in one, without single letters and short
+    numbers."""
     words = WORD.findall(text.casefold())
-    return frozenset(word for word in [*words, "".join(words)] if len(word) >= SHORTEST_NAME)
+    return frozenset(
+        word for word in [*words, "".join(words)] if len(word) >= SHORTEST_NAME or (len(word) == 2 and word.isalpha())
+    )
 
 
 def _is_allowed(name: str, value: Any, names: Collection[str]) -> bool:
@@ -82,11 +85,11 @@ def _is_allowed(name: str, value: Any, names: Collection[str]) -> bool:
 
 
 def _is_kernel(text: str, names: Collection[str]) -> bool:
-    return _is_made_of(KERNEL_WORDS, KERNEL_CODE, text) and not _names_somebody(text, names)
+    return _is_made_of(KERNEL_WORDS, KERNEL_CODE, text) and not _names_somebody(text, names, KERNEL_WORDS)
 
 
 def _is_model(text: str, names: Collection[str]) -> bool:
-    return _is_made_of(MODEL_WORDS, MODEL_CODE, text) and not _names_somebody(text, names)
+    return _is_made_of(MODEL_WORDS, MODEL_CODE, text) and not _names_somebody(text, names, MODEL_WORDS)
 
 
 def _is_maker(text: str, names: Collection[str]) -> bool:
@@ -124,6 +127,11 @@ def _is_made_of(listed: Collection[str], code: re.Pattern[str], text: str) -> bo
     )
 
 
-def _names_somebody(text: str, names: Collection[str]) -> bool:
+def _names_somebody(text: str, names: Collection[str], listed: Collection[str]) -> bool:
+    """Whether a name is among the words, or a long one within them; a name of two letters may be a listed word."""
     words = WORD.findall(text)
-    return any(name in words or (len(name) >= SHORTEST_PART_OF_WORD and name in text) for name in names)
+    return any(
+        (name in words and (len(name) >= SHORTEST_NAME or name not in listed))
+        or (len(name) >= SHORTEST_PART_OF_WORD and name in text)
+        for name in names
+    )
