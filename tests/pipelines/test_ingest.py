@@ -412,14 +412,12 @@ def start(archive: Path, lake: Lake, key: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_stopped_ingest_says_so_and_goes_on_when_it_is_given_again(
-    number: signal.Signals, code: int, tmp_path: Path
-) -> None:
+def test_a_stopped_ingest_says_how_to_go_on(number: signal.Signals, code: int, tmp_path: Path) -> None:
     archive, key = tmp_path / "archive", tmp_path / "key"
     for scan in range(24):
         write_ct(archive / f"{scan}.nii.gz", scan, slices=120)
     key.write_bytes(KEY)
-    lake = create_lake(str(tmp_path / "lake"), key_fingerprint=key_fingerprint(KEY))
+    lake = create_lake(str(tmp_path / "lake"), key_fingerprint=key_fingerprint(KEY))  # test_random_kills.py goes on
     stopped = start(archive, lake, key)
     wait_for_volumes(lake, 6)
     stopped.send_signal(number)
@@ -427,9 +425,6 @@ def test_a_stopped_ingest_says_so_and_goes_on_when_it_is_given_again(
     assert (stopped.returncode, said[1].count("\n")) == (code, 1), said
     assert "run the same command again" in said[1]
     assert len(open_lake(lake.uri).table("scans")) < 24, "stopped too late to prove anything"
-    out, errors = (again := start(archive, lake, key)).communicate(timeout=120)
-    assert again.returncode == 0, errors
-    assert json.loads(out)["ingested"] + json.loads(out)["already"] == 24
 
 
 @pytest.mark.slow
