@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.encaps import encapsulate
+from pydicom.uid import HTJ2KLossless
 
 from semgen_platform.formats.dicom import read_headers
 from semgen_platform.formats.sniff import list_sources
@@ -96,7 +97,7 @@ def test_high_throughput_jpeg_2000_slices_give_the_hounsfield_units_of_their_for
 ) -> None:
     for file in series(hu_ZYX=np.zeros((16, 32, 32), np.int16)).write(tmp_path).iterdir():
         dataset = pydicom.dcmread(file)
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"
+        dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
         dataset.PixelData = encapsulate([HTJ2K_SLICE])
         dataset.save_as(file)
     y, x = np.mgrid[:32, :32]
