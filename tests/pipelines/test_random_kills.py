@@ -120,11 +120,14 @@ def test_after_kills_at_random_moments_the_lake_is_that_of_an_undisturbed_run(
     assert start(archive, whole, key).wait() == 0
     seconds, expected = time.monotonic() - started, contents(whole)
     print(f"\nundisturbed, {place}, {seconds:.1f} s {expected}")
-    for number in range(kills):
-        lake = create_lake(f"{above}/killed{number}", key_fingerprint=key_fingerprint(KEY)).uri
+    number = 0
+    while number < kills:
+        lake = create_lake(f"{above}/killed-{number}-{seconds:.2f}", key_fingerprint=key_fingerprint(KEY)).uri
         process, moment = start(archive, lake, key), chance.uniform(0.05, 0.95) * seconds
         time.sleep(moment)
-        assert process.poll() is None, "it ended before it was struck"
+        if process.poll() is not None:  # the machine is faster than it was: a kill now would prove nothing
+            seconds *= 0.8
+            continue
         killed = strike(process, VICTIMS[number % len(VICTIMS)], chance)
         process.wait()
         done = len(open_lake(lake).table("scans"))
@@ -133,3 +136,4 @@ def test_after_kills_at_random_moments_the_lake_is_that_of_an_undisturbed_run(
         print(f"{number} {killed} killed at {moment:.1f} s, {done} scans committed then; {found}")
         assert found == expected
         assert not runs_with_pending(open_lake(lake))
+        number += 1
