@@ -92,7 +92,8 @@ def ingest(
     """
     started = time.monotonic()
     lake.check_key(key)
-    if report is not None and lake.storage.local_root in report.absolute().parents:
+    root = lake.storage.local_root
+    if report is not None and root is not None and root.resolve() in report.resolve().parents:
         raise ConfigError(f"--report {report} lies in the lake, which keeps no paths in clear; give a place outside it")
     listing = list_items(roots, key, config, manifest_file, quiet=quiet)
     run_id = ids.artefact_id(
@@ -110,12 +111,12 @@ def ingest(
         seconds = time.monotonic() - started
         recipe = _recipe(config, key)
         version = _finish(lake, run_id, recipe, fresh, outcomes, seconds) if fresh else lake.refresh().version
-    if report is not None:
-        _write_report(report, listing, [*parted.known, *outcomes])
     if missing := len(fresh) - len(outcomes):
         raise Incomplete(
             f"{missing} of {len(listing.listed)} sources have no outcome after retries; run the same command again"
         )
+    if report is not None:
+        _write_report(report, listing, [*parted.known, *outcomes])
     return _summary(parted, outcomes, started, version, run_id)
 
 

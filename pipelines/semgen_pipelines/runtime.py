@@ -13,9 +13,7 @@ import math
 import os
 import secrets
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -167,11 +165,15 @@ def _native_stderr_muted() -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """SIGTERM is handled as before: Ray installs a handler that ends the process with the signal's number."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread() and before is not None:
-        signal.signal(signal.SIGTERM, before)
+    """SIGTERM stays handled as it is: Ray's own handler would end the process with the signal's number."""
+    from ray._private import utils
+
+    installs = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = installs
 
 
 def _quiet() -> None:

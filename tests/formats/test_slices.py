@@ -85,6 +85,12 @@ def test_the_pixel_spacing_is_that_of_most_slices_and_the_last_pixel_never_a_ten
             assert found.ijk_to_lps_mm[0, 0] == 0.7
 
 
+def test_a_pixel_spacing_that_some_files_give_with_three_decimals_is_one_spacing() -> None:
+    given = [replace(p, pixel_spacing_mm=(0.78125, 0.78125), shape_yx=(512, 512)) for p in planes(even(20))]
+    given[:5] = [replace(p, pixel_spacing_mm=(0.781, 0.781)) for p in given[:5]]
+    assert grid_of(regular_grid(given)).ijk_to_lps_mm[0, 0] == 0.78125
+
+
 def test_one_missing_slice_is_found_with_its_gap_as_evidence() -> None:
     positions = even(20)
     del positions[7]

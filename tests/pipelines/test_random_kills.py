@@ -126,6 +126,7 @@ def test_after_kills_at_random_moments_the_lake_is_that_of_an_undisturbed_run(
         process, moment = start(archive, lake, key), chance.uniform(0.05, 0.95) * seconds
         time.sleep(moment)
         if process.poll() is not None:  # the machine is faster than it was: a kill now would prove nothing
+            assert process.returncode == 0
             seconds *= 0.8
             continue
         killed = strike(process, VICTIMS[number % len(VICTIMS)], chance)

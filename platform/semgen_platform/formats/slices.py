@@ -27,8 +27,11 @@ COSINE_TOLERANCE = geometry.SHEAR_TOLERANCE
 """Between directions of slices, and between the normal and the way they are stacked; so no affine ends sheared."""
 
 LATERAL_MM = 0.1
-"""How far a slice may lie off the line through the first and the last, and its last pixel off that of others, whose
-pixel spacing may be written with other decimals: a fraction of any CT pixel."""
+"""How far a slice may lie off the line through the first and the last, and its last pixel off that of others: a part of
+any CT pixel."""
+
+DECIMALS_MM = 0.0006
+"""How far pixel spacings may differ that are one value, written once in full and once with three decimals."""
 
 DRIFT_STEPS = 0.25
 """How far a slice may lie from its place on the grid, in steps."""
@@ -170,7 +173,7 @@ def _shape_fault(planes: Sequence[Plane]) -> Refusal | None:
     shapes = sorted({p.shape_yx for p in planes})
     spacings = np.array([p.pixel_spacing_mm for p in planes], dtype=np.float64)
     spread = float((spacings.max(axis=0) - spacings.min(axis=0)).max())
-    if len(shapes) == 1 and spread * max(shapes[0]) <= LATERAL_MM:  # at the far edge
+    if len(shapes) == 1 and spread <= max(LATERAL_MM / max(shapes[0]), DECIMALS_MM):
         return None
     sentence = f"the slices have {len(shapes)} shapes and pixel spacings that differ by {spread:.4g} mm"
     evidence: dict[str, Any] = {
