@@ -13,7 +13,9 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -165,15 +167,18 @@ def _native_stderr_muted() -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """SIGTERM stays handled as it is: Ray's own handler would end the process with the signal's number."""
+    """SIGTERM stays handled as it is: Ray's handler would end the process with the signal's number, and that of its
+    C++ core, which is there afterwards, prints a stack."""
     from ray._private import utils
 
-    installs = utils.set_sigterm_handler
+    before, installs = signal.getsignal(signal.SIGTERM), utils.set_sigterm_handler
     utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = installs
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _quiet() -> None:
