@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SLOW = ("bench_deidentification",)  # half a minute even when tiny: it plants in every kind of source
+SLOW = ("bench_deidentification", "bench_ingest")  # half a minute even when tiny: they write every kind of source
 BENCHMARKS = [
     pytest.param(script, id=script.stem, marks=[pytest.mark.slow] if script.stem in SLOW else [])
     for script in sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("bench_*.py"))
