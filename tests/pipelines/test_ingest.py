@@ -406,8 +406,9 @@ def wait_for_volumes(lake: Lake, number: int) -> None:
 def start(archive: Path, lake: Lake, key: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "semgen_cli.main", "ingest", str(archive), "--lake", lake.uri, "--json", "-q"]
     return subprocess.Popen(
-        [*command, "--key-file", str(key)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--key-file", str(key)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
 
 
 @pytest.mark.slow
