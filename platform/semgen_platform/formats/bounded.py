@@ -30,15 +30,15 @@ class _Bounded:
 
     name = ""  # pydicom asks
 
-    def __init__(self, stream: BinaryIO, limit_bytes: int | None) -> None:
-        self._stream, self._left, self._reads = stream, limit_bytes, 0
+    def __init__(self, stream: BinaryIO, limit_bytes: int | None, size: int) -> None:
+        self._stream, self._left, self._reads, self._size = stream, limit_bytes, 0, size
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
             raise _AsksForAll
-        if self._left is None:
-            return self._stream.read(size)
+        if self._left is None:  # a false length takes no memory
+            return self._stream.read(min(size, max(0, self._size - self.tell())))
         data = self._stream.read(min(size, self._left + 1))
         self._left -= len(data)
         self._reads += 1
@@ -53,15 +53,16 @@ def _too_large() -> Refused:
     return refused("too_large", "the DICOM header is larger than is read", limit_bytes=HEADER_BYTES)
 
 
-def read_dicom(stream: BinaryIO, *, pixels: bool, tags: list[str] | None) -> Any:
+def read_dicom(stream: BinaryIO, size: int, *, pixels: bool, tags: list[str] | None) -> Any:
     """The pydicom dataset of a seekable stream, from where it stands.
 
+    size : bytes of the whole stream, where pixels are read.
     pixels : whether all of it is read; else the header alone, within bounds.  tags : the elements wanted, or all.
     Raises Refused beyond a bound, OSError, and whatever pydicom's parsers meet in a damaged file.
     """
     start, limit_bytes = stream.tell(), None if pixels else HEADER_BYTES
     try:
-        return _parsed(stream, limit_bytes, pixels, tags)
+        return _parsed(stream, size, limit_bytes, pixels, tags)
     except _AsksForAll:
         behind = stream.tell()
     stream.seek(start)
@@ -69,7 +70,7 @@ def read_dicom(stream: BinaryIO, *, pixels: bool, tags: list[str] | None) -> Any
     body = _inflated(stream, limit_bytes)
     plain = io.BytesIO(head.replace(DEFLATED_UID, EXPLICIT_UID) + body)
     try:
-        dataset = _parsed(plain, limit_bytes, pixels, tags)
+        dataset = _parsed(plain, len(head) + len(body), limit_bytes, pixels, tags)
     except _AsksForAll:
         raise refused("corrupt", "the DICOM header does not say clearly how it is encoded") from None
     if limit_bytes is not None and len(body) > limit_bytes and plain.tell() >= len(head) + len(body):
@@ -77,10 +78,10 @@ def read_dicom(stream: BinaryIO, *, pixels: bool, tags: list[str] | None) -> Any
     return dataset
 
 
-def _parsed(stream: BinaryIO, limit_bytes: int | None, pixels: bool, tags: list[str] | None) -> Any:
+def _parsed(stream: BinaryIO, size: int, limit_bytes: int | None, pixels: bool, tags: list[str] | None) -> Any:
     import pydicom
 
-    bounded: Any = _Bounded(stream, limit_bytes)
+    bounded: Any = _Bounded(stream, limit_bytes, size)
     return pydicom.dcmread(bounded, stop_before_pixels=not pixels, specific_tags=tags, force=True)
 
 

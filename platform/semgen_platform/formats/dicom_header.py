@@ -6,6 +6,7 @@ Source: DICOM PS3.10 section 7 (file format), PS3.5 section 6.2 (value represent
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, BinaryIO
@@ -31,8 +32,9 @@ def read_dataset(
             header = None if tags is None or pixels else scan_header(opened, tuple(tags))
             if header is not None:
                 return header
+            size = 0 if not pixels else place.size() if place.member else opened.seek(0, os.SEEK_END)
             opened.seek(0)
-            return read_dicom(opened, pixels=pixels, tags=tags)
+            return read_dicom(opened, size, pixels=pixels, tags=tags)
     except (Refused, MemoryError):
         raise
     except OSError as error:
