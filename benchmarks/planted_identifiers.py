@@ -7,6 +7,7 @@ their members; objects and files that ingest refuses. Each identifier occurs und
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import io
@@ -264,7 +265,7 @@ def write_multiframe(root: Path, plan: Planted, number: int) -> None:
     write_study(singles, volume, Study(who, 9, 9500 + number), kernel="soft", syntax="plain", extras=False)
     slices = [pydicom.dcmread(path) for path in sorted((singles / SERIES).iterdir())]
     shutil.rmtree(singles)
-    whole, shared, first = slices[0].copy(), Dataset(), slices[0]
+    whole, shared, first = copy.deepcopy(slices[0]), Dataset(), slices[0]
     enhanced = UID("1.2.840.10008.5.1.4.1.1.2.1")
     whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = enhanced
     for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept",
