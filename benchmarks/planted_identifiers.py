@@ -278,7 +278,7 @@ def write_multiframe(root: Path, plan: Planted, number: int) -> None:
     converted.private_block(0x0031, plan.text(where), create=True).add_new(1, "LO", plan.name(where))
     shared.PixelMeasuresSequence = Items([item(PixelSpacing=first.PixelSpacing, SliceThickness=2.5)])
     shared.PlaneOrientationSequence = Items([item(ImageOrientationPatient=first.ImageOrientationPatient)])
-    shared.CTReconstructionSequence = Items([item(ConvolutionKernel=plan.text(where)[:16])])
+    shared.CTReconstructionSequence = Items([item(ConvolutionKernel=plan.new(where, plan.word))])
     shared.IrradiationEventIdentificationSequence = Items([item(IrradiationEventUID=plan.uid(where))])
     shared.UnassignedSharedConvertedAttributesSequence = Items([converted])
     region = item(CodeValue=plan.number(where), CodeMeaning=plan.text(where))
