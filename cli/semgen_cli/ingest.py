@@ -10,6 +10,50 @@ import typer
 
 from semgen_cli import common
 
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="Folders, archives, files, quoted globs, s3://bucket/prefix, or a CSV or Parquet manifest of these."
+    ),
+]
+CollectionOption = Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")]
+ManifestOption = Annotated[
+    Path | None,
+    typer.Option("--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."),
+]
+RefileOption = Annotated[
+    bool,
+    typer.Option("--refile", help="Read again what these options would file under another patient or labels."),
+]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")
+]
+GeometryOption = Annotated[
+    Literal["strict", "repair"],
+    typer.Option("--geometry", help="Refuse gantry tilt and uneven steps, or interpolate them away, flagged."),
+]
+MinSlicesOption = Annotated[int, typer.Option("--min-slices", min=2, help="Fewer slices are refused.")]
+PatientFromOption = Annotated[
+    str,
+    typer.Option("--patient-from", help="For files that name no patient: file, folder or a regular expression."),
+]
+PatientNamespaceOption = Annotated[
+    str, typer.Option("--patient-namespace", help="Keeps equal patient numbers of two hospitals apart.")
+]
+DatesOption = Annotated[
+    Literal["drop", "shift"],
+    typer.Option("--dates", help="Drop DICOM dates, or keep them moved back by days of the patient's own."),
+]
+MaxRejectsOption = Annotated[
+    str | None, typer.Option("--max-rejects", help="More refusals than N or P% end with exit code 4.")
+]
+TimeLimitOption = Annotated[
+    float, typer.Option("--time-limit", min=1, help="Most seconds for one source; it is refused then.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say from headers alone what would happen; nothing is written.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -17,52 +61,20 @@ def register(app: typer.Typer) -> None:
 
 
 def ingest(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="Folders, archives, files, quoted globs, s3://bucket/prefix, or a CSV or Parquet manifest of these."
-        ),
-    ],
+    sources: SourcesArgument,
     lake: common.LakeOption,
-    collection: Annotated[str, typer.Option("--collection", help="Name under which the scans are filed.")] = "default",
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            "--manifest", help="CSV or Parquet with path, patient_id and label columns, for what folders hold."
-        ),
-    ] = None,
-    refile: Annotated[
-        bool,
-        typer.Option("--refile", help="Read again what these options would file under another patient or labels."),
-    ] = False,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="CSV, outside the lake, with the path and outcome of each source.")
-    ] = None,
-    geometry: Annotated[
-        Literal["strict", "repair"],
-        typer.Option("--geometry", help="Refuse gantry tilt and uneven steps, or interpolate them away, flagged."),
-    ] = "strict",
-    min_slices: Annotated[int, typer.Option("--min-slices", min=2, help="Fewer slices are refused.")] = 16,
-    patient_from: Annotated[
-        str,
-        typer.Option("--patient-from", help="For files that name no patient: file, folder or a regular expression."),
-    ] = "file",
-    patient_namespace: Annotated[
-        str, typer.Option("--patient-namespace", help="Keeps equal patient numbers of two hospitals apart.")
-    ] = "",
-    dates: Annotated[
-        Literal["drop", "shift"],
-        typer.Option("--dates", help="Drop DICOM dates, or keep them moved back by days of the patient's own."),
-    ] = "drop",
-    max_rejects: Annotated[
-        str | None, typer.Option("--max-rejects", help="More refusals than N or P% end with exit code 4.")
-    ] = None,
-    time_limit: Annotated[
-        float, typer.Option("--time-limit", min=1, help="Most seconds for one source; it is refused then.")
-    ] = 900,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say from headers alone what would happen; nothing is written.")
-    ] = False,
+    collection: CollectionOption = "default",
+    manifest: ManifestOption = None,
+    refile: RefileOption = False,
+    report: ReportOption = None,
+    geometry: GeometryOption = "strict",
+    min_slices: MinSlicesOption = 16,
+    patient_from: PatientFromOption = "file",
+    patient_namespace: PatientNamespaceOption = "",
+    dates: DatesOption = "drop",
+    max_rejects: MaxRejectsOption = None,
+    time_limit: TimeLimitOption = 900,
+    dry_run: DryRunOption = False,
     workers: common.WorkersOption = 2,
     key_file: common.KeyFileOption = None,
     address: common.AddressOption = None,
