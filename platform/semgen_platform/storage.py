@@ -14,8 +14,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +37,7 @@ CONNECT_S, SILENCE_S = 5.0, 30.0
 """A connection or an answer that takes longer is broken off and tried again."""
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # of a large file on its way up: what an upload holds in memory
 COALESCE_BYTES = 256 * 2**10  # a gap between two ranges that costs less to read than another request
+NO_SUCH_RANGE = "416 Range Not Satisfiable"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -125,7 +126,8 @@ class Storage:
 
         patient : whether to ask a silent server again.
         """
-        with explained(self.uri):
+
+        def read() -> bytes | None:
             try:
                 if self.local_root is not None:
                     return (self.local_root / key).read_bytes()
@@ -133,14 +135,15 @@ class Storage:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+        return self._asked(read, patient=patient)
+
     def put(self, key: str, data: bytes, *, patient: bool = True) -> None:
         """Write an object whole; a reader sees the old or the new one.
 
         patient : whether to ask a silent server again.
         """
-        with explained(self.uri):
-            store = self._store if self.local_root is not None else s3_store(self.uri, patient=patient)
-            _obstore().put(store, key, data)
+        store = self._store if self.local_root is not None else s3_store(self.uri, patient=patient)
+        self._asked(lambda: _obstore().put(store, key, data), patient=patient)
 
     def put_durably(self, key: str, data: bytes) -> None:
         """Write an object whole, so that it outlives a power cut from the moment that this returns."""
@@ -173,48 +176,57 @@ class Storage:
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none."""
-        with explained(self.uri):
-            try:
-                _obstore().delete(self._store, key)
-            except FileNotFoundError:
-                return
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """Keys below a prefix (whole path parts), sorted within each listing batch."""
-        for key, _ in self._listed(prefix):
-            yield key
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                _obstore().delete(self._store, key)
+
+        self._asked(remove)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys below a prefix (whole path parts)."""
+        return list(self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Bytes of every object below a prefix (whole path parts), by its key."""
-        return dict(self._listed(prefix))
+        if self.local_root is not None and not self.local_root.is_dir():
+            return {}
+        listed = self._asked(lambda: _obstore().list(self._store, prefix=prefix or None).collect())
+        return {item["path"]: item["size"] for item in listed}
 
     def folders(self, prefix: str) -> list[str]:
         """Names directly below a prefix that have objects below them, sorted."""
-        with explained(self.uri):
-            found = _obstore().list_with_delimiter(self._store, prefix)["common_prefixes"]
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        return _last_parts(self._directly_below(prefix)["common_prefixes"])
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names directly below a prefix, of objects and of folders that have objects below them, sorted."""
+        found = self._directly_below(prefix)
+        return _last_parts([*found["common_prefixes"], *(item["path"] for item in found["objects"])])
 
     def tail(self, key: str, size: int) -> bytes | None:
         """The last `size` bytes of an object, or all that it has; None where there is none."""
         from obstore.exceptions import GenericError
 
-        with explained(self.uri):
+        def read() -> bytes | None:
             try:
                 return bytes(_obstore().get(self._store, key, options={"range": {"suffix": size}}).bytes())
             except FileNotFoundError:
                 return None
             except GenericError as error:
-                if "416 Range Not Satisfiable" in str(error):  # how S3 says that an object has no byte
+                if NO_SUCH_RANGE in str(error):  # how S3 says that an object has no byte
                     return b""
                 raise
+
+        return self._asked(read)
 
     def ranges(self, key: str, spans: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Bytes of an object at spans (offset, length), in their order; spans that lie close share a request."""
         if not spans:
             return []
         starts, lengths = zip(*spans, strict=True)
-        with explained(self.uri):
-            found = _obstore().get_ranges(self._store, key, starts=starts, lengths=lengths, coalesce=COALESCE_BYTES)
+        found = self._asked(
+            lambda: _obstore().get_ranges(self._store, key, starts=starts, lengths=lengths, coalesce=COALESCE_BYTES)
+        )
         return [memoryview(data) for data in found]
 
     @contextmanager
@@ -242,20 +254,24 @@ class Storage:
 
     def _upload(self, key: str, path: Path) -> None:
         """An object from a file, in parts where it is large."""
+        self._asked(
+            lambda: _obstore().put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+        )
 
-        def put() -> None:
+    def _directly_below(self, prefix: str) -> Any:
+        return self._asked(lambda: _obstore().list_with_delimiter(self._store, prefix or None))
+
+    def _asked(self, call: Callable[[], T], *, patient: bool = True) -> T:
+        """The result of a call that may be made twice. A server is asked again from the start while it does not answer.
+
+        obstore makes the request again, but not once the answer has begun, which a server that ends breaks off.
+        """
+
+        def once() -> T:
             with explained(self.uri):
-                _obstore().put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+                return call()
 
-        persistently(put)
-
-    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
-        if self.local_root is not None and not self.local_root.is_dir():
-            return
-        with explained(self.uri):
-            for batch in _obstore().list(self._store, prefix=prefix or None):
-                for item in batch:
-                    yield item["path"], item["size"]
+        return persistently(once) if patient and self.local_root is None else once()
 
     @property
     def _store(self) -> Any:
@@ -266,6 +282,10 @@ class Storage:
 def storage_at(address: Address) -> Storage:
     """The storage at an address; one for all who ask in a process, so that they share its connections."""
     return Storage(address)
+
+
+def _last_parts(paths: Iterable[str]) -> list[str]:
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -282,16 +302,18 @@ def write_durably(path: Path, data: bytes) -> None:
         raise
 
 
-def persistently(call: Callable[[], T]) -> T:
+def persistently(call: Callable[[], T], silent: type[Exception] = Unreachable) -> T:
     """The result of a call that may be made twice, made again while a server does not answer.
 
-    obstore and Delta repeat by themselves only requests that change nothing when they come twice.
+    obstore and Delta repeat by themselves only requests that change nothing when they come twice, and no answer that
+    breaks off.
+    silent : what the call raises then.
     """
     deadline = time.monotonic() + retry_s()
     while True:
         try:
             return call()
-        except Unreachable:
+        except silent:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.s3_server import S3Server
 
 from semgen_platform.errors import InputError, StorageError, Unreachable
+from semgen_platform.formats.remote import S3File
 from semgen_platform.storage import Storage, delta_options, is_local
 
 
@@ -62,7 +66,7 @@ def test_of_many_writers_exactly_one_creates(storage: Storage) -> None:
         return storage.create(f"leases/{key}.json", str(writer).encode())
 
     with ThreadPoolExecutor(8) as pool:
-        for key in range(20):
+        for key in range(6):
             winners = list(pool.map(lambda writer, key=key: write(writer, key), range(8)))
             assert sum(winners) == 1
             assert storage.get(f"leases/{key}.json") == str(winners.index(True)).encode()
@@ -181,3 +185,71 @@ def test_a_wrong_key_and_an_absent_bucket_are_named(s3_server: S3Server, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match=r"refuses access; look at AWS_ACCESS_KEY_ID"):
         Storage(f"{bucket}/wrong").put("lake.json", b"")
+
+
+class _BreakingOff:
+    """In front of a server on loopback: ends the connection after a few bytes of each of the next `left` answers."""
+
+    def __init__(self, port: int, left: int) -> None:
+        self.left = left
+        self._server = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):  # the listener was closed
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._server)) as server, suppress(OSError):
+            threading.Thread(target=self._copy, args=(client, server), daemon=True).start()
+            while data := server.recv(2**16):
+                header, _, body = data.partition(b"\r\n\r\n")
+                if self.left and body and header.startswith(b"HTTP/1.1 20"):
+                    self.left -= 1
+                    client.sendall(data[: len(header) + 4 + len(body) // 2])
+                    client.shutdown(socket.SHUT_RDWR)  # closing is not enough while another thread waits for it
+                    return
+                client.sendall(data)
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(2**16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.slow
+def test_an_answer_that_breaks_off_is_asked_for_again(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(f"{s3_server.make_bucket('broken')}/lake")
+    storage.put("runs/r1/state.json", bytes(1000))
+    proxy = _BreakingOff(int(s3_server.endpoint.rpartition(":")[2]), left=0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    asked = Storage(f"{storage.uri}/runs")  # another address, so that nothing has a connection yet
+    try:
+        for ask, answer in (
+            (lambda: asked.get("r1/state.json"), bytes(1000)),
+            (lambda: asked.tail("r1/state.json", 10), bytes(10)),
+            (lambda: [bytes(part) for part in asked.ranges("r1/state.json", [(1, 900)])], [bytes(900)]),
+            (lambda: asked.sizes("r1"), {"r1/state.json": 1000}),
+            (lambda: asked.folders(""), ["r1"]),
+            (lambda: asked.names("r1"), ["state.json"]),
+        ):
+            proxy.left = 1
+            assert ask() == answer
+            assert proxy.left == 0, "no answer was broken off"
+        with S3File(f"{asked.uri}/r1/state.json") as file:
+            assert file.read() == bytes(1000)
+        proxy.left = 1
+        with S3File(f"{asked.uri}/r1/state.json") as file:
+            assert proxy.left == 0, "no answer was broken off"
+            assert file.read() == bytes(1000)
+    finally:
+        proxy.close()

@@ -13,12 +13,14 @@ import hashlib
 import io
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from semgen_platform.storage import s3_store
+
+T = TypeVar("T")
 
 SCHEME = "s3://"
 
@@ -65,6 +67,18 @@ def _requests() -> Iterator[None]:
         _Patience.lost = True
         raise ServerGone(errno.EIO, "the server does not answer") from None
     _Patience.lost = False
+
+
+def _unbroken(call: Callable[[], T]) -> T:
+    """The result of a call whose answer may break off, which obstore does not mend by itself. Raises OSError."""
+    for last in (*[False] * (BROKEN_ANSWERS - 1), True):
+        try:
+            with _requests():
+                return call()
+        except ServerGone:
+            if last:
+                raise
+    raise AssertionError("the last round returns or raises")
 
 
 def parts_of(url: str) -> tuple[str, str]:
@@ -166,9 +180,7 @@ class S3File(io.RawIOBase):
 
     def _first_window(self) -> tuple[int, int]:
         try:
-            with _requests():
-                answer = self._get({"range": (0, self._window_bytes)})
-                self._window, meta = memoryview(bytes(answer.bytes())), answer.meta
+            self._window, meta = self._whole({"range": (0, self._window_bytes)})
         except ServerGone:
             with _requests():  # an empty object has no range to give
                 import obstore
@@ -227,26 +239,29 @@ class S3File(io.RawIOBase):
         # the end of a file is read backwards: of a zip, whose list of members lies there
         start = max(0, min(self._at, self.size - HEAD_BYTES))
         self._start, self._window, self._answer = start, memoryview(b""), None
-        self._window = self._whole({"range": (start, min(self.size, start + HEAD_BYTES))})
+        self._window, _ = self._whole({"range": (start, min(self.size, start + HEAD_BYTES))})
 
     def _next_piece(self) -> memoryview:
         """What follows the window. An answer that breaks off is asked for again from there."""
-        for last in (*[False] * (BROKEN_ANSWERS - 1), True):
-            try:
-                with _requests():
-                    if self._answer is None:
-                        answer = self._get({"range": {"offset": self._end}})
-                        self._answer = iter(answer.stream(min_chunk_size=PIECE_BYTES))
-                    piece = next(self._answer, None)
-                if piece is None:
-                    raise OSError(errno.EIO, "the object ends early")
-                return memoryview(bytes(piece))
-            except ServerGone:
-                self._answer = None
-                if last:
-                    raise
-        raise AssertionError("the last round returns or raises")
 
-    def _whole(self, options: dict[str, Any]) -> memoryview:
-        with _requests():
-            return memoryview(bytes(self._get(options).bytes()))
+        def piece() -> Any:
+            answer, self._answer = self._answer, None
+            if answer is None:
+                answer = iter(self._get({"range": {"offset": self._end}}).stream(min_chunk_size=PIECE_BYTES))
+            found = next(answer, None)
+            self._answer = answer
+            return found
+
+        found = _unbroken(piece)
+        if found is None:
+            raise OSError(errno.EIO, "the object ends early")
+        return memoryview(bytes(found))
+
+    def _whole(self, options: dict[str, Any]) -> tuple[memoryview, Any]:
+        """A whole answer, and what the server says of the object."""
+
+        def answer() -> tuple[memoryview, Any]:
+            found = self._get(options)
+            return memoryview(bytes(found.bytes())), found.meta
+
+        return _unbroken(answer)

@@ -13,7 +13,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -294,10 +294,7 @@ def _check_free(storage: Storage) -> None:
         raise InputError(f"{uri} has a '%' in its name, which Delta tables cannot stand; name another place")
     if root is not None and root.exists() and not root.is_dir():
         raise InputError(f"{uri} is a file; name a new or empty folder for the lake")
-    if root is None:
-        names: Iterable[str] = (key.partition("/")[0] for key in storage.keys(""))
-    else:
-        names = sorted(path.name for path in root.iterdir()) if root.exists() else ()
+    names = storage.names() if root is None else sorted(p.name for p in root.iterdir()) if root.exists() else []
     other = next((name for name in names if name not in ("tables", "versions")), None)
     if other is not None:
         raise InputError(f"{uri} is no lake and holds {other}; name a new or empty folder or prefix for the lake")

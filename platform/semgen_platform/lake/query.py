@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from semgen_platform.errors import ConfigError
 from semgen_platform.lake.tables import SCHEMAS, schema_of
-from semgen_platform.storage import Address, delta_options, explained, is_local
+from semgen_platform.storage import Address, delta_options, explained, is_local, persistently
 
 
 def quoted(names: Sequence[str]) -> str:
@@ -74,13 +74,16 @@ class Query:
         """The answer as an Arrow table; `$name` in the text takes the value of that name."""
         import duckdb
 
-        try:
-            return self._connection.sql(sql, params=values or None).to_arrow_table()
-        except duckdb.Error as error:
-            if not is_local(self._lake) and "Generic S3 error" in str(error):
-                with explained(str(self._lake)):  # of what Delta's client said, only its text comes through Arrow
-                    raise OSError(str(error)) from error
-            raise
+        def answer() -> pa.Table:
+            try:
+                return self._connection.sql(sql, params=values or None).to_arrow_table()
+            except duckdb.Error as error:
+                if not is_local(self._lake) and "Generic S3 error" in str(error):
+                    with explained(str(self._lake)):  # of what Delta's client said, only its text comes through Arrow
+                        raise OSError(str(error)) from error
+                raise
+
+        return persistently(answer)
 
     def filtered(self, view: str, columns: Sequence[str] | None, where: str | None, order: Sequence[str]) -> pa.Table:
         """Rows of a view under a condition that a user wrote. Raises ConfigError that names the nearest column."""
@@ -109,8 +112,12 @@ def open_table(lake: Address, name: str, version: int | None = None) -> Any:
     from deltalake import DeltaTable
 
     schema_of(name)
-    with explained(str(lake)):
-        return DeltaTable(table_address(lake, name), version=version, storage_options=delta_options(lake))
+
+    def opened() -> Any:
+        with explained(str(lake)):
+            return DeltaTable(table_address(lake, name), version=version, storage_options=delta_options(lake))
+
+    return persistently(opened)
 
 
 def table_address(lake: Address, name: str) -> str:
@@ -128,8 +135,12 @@ def _remote_rows(lake: Address, name: str, table: Any) -> Any:
     """What DuckDB scans: a dataset that fetches the columns it needs, or an empty table where there is no file."""
     if is_local(lake) or not table.file_uris():
         return SCHEMAS[name].empty_table()
-    with explained(str(lake)):
-        return table.to_pyarrow_dataset()
+
+    def dataset() -> Any:
+        with explained(str(lake)):
+            return table.to_pyarrow_dataset()
+
+    return persistently(dataset)
 
 
 def _nearest(column: str, known: Sequence[str]) -> str:
