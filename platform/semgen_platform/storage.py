@@ -160,15 +160,17 @@ class Storage:
         from obstore.exceptions import AlreadyExistsError
 
         deadline, asked_before = time.monotonic() + retry_s(), False
+        # obstore must not ask again by itself: it would find the object that its own lost answer was about
+        store = self._store if self.local_root is not None else s3_store(self.uri, patient=False)
         while True:
             try:
                 with explained(self.uri):
                     try:
-                        _obstore().put(self._store, key, data, mode="create")
+                        _obstore().put(store, key, data, mode="create")
                     except AlreadyExistsError:  # ours, if a request was carried out and only its answer was lost
                         return asked_before and self.get(key) == data
                 return True
-            except Unreachable:  # obstore repeats no request that is not the same when it comes twice
+            except Unreachable:
                 if time.monotonic() > deadline:
                     raise
                 asked_before = True

@@ -188,7 +188,7 @@ def test_a_wrong_key_and_an_absent_bucket_are_named(s3_server: S3Server, monkeyp
 
 
 class _BreakingOff:
-    """In front of a server on loopback: ends the connection after a few bytes of each of the next `left` answers."""
+    """In front of a server on loopback: ends the connection in the middle of each of the next `left` answers."""
 
     def __init__(self, port: int, left: int) -> None:
         self.left = left
@@ -211,9 +211,9 @@ class _BreakingOff:
             threading.Thread(target=self._copy, args=(client, server), daemon=True).start()
             while data := server.recv(2**16):
                 header, _, body = data.partition(b"\r\n\r\n")
-                if self.left and body and header.startswith(b"HTTP/1.1 20"):
+                if self.left and header.startswith(b"HTTP/1.1 20"):
                     self.left -= 1
-                    client.sendall(data[: len(header) + 4 + len(body) // 2])
+                    client.sendall(data[: len(header) + 4 + len(body) // 2 if body else len(header) // 2])
                     client.shutdown(socket.SHUT_RDWR)  # closing is not enough while another thread waits for it
                     return
                 client.sendall(data)
@@ -251,5 +251,22 @@ def test_an_answer_that_breaks_off_is_asked_for_again(s3_server: S3Server, monke
         with S3File(f"{asked.uri}/r1/state.json") as file:
             assert proxy.left == 0, "no answer was broken off"
             assert file.read() == bytes(1000)
+    finally:
+        proxy.close()
+
+
+@pytest.mark.slow
+def test_a_create_whose_answer_was_lost_is_known_as_ones_own(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = s3_server.make_bucket("lost")
+    proxy = _BreakingOff(int(s3_server.endpoint.rpartition(":")[2]), left=1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    storage = Storage(f"{bucket}/lake")
+    try:
+        assert storage.create("versions/1.json", b"mine")
+        assert proxy.left == 0, "no answer was lost"
+        assert storage.get("versions/1.json") == b"mine"
+        assert not storage.create("versions/1.json", b"yours")
     finally:
         proxy.close()
