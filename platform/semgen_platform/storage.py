@@ -37,7 +37,6 @@ CONNECT_S, SILENCE_S = 5.0, 30.0
 """A connection or an answer that takes longer is broken off and tried again."""
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # of a large file on its way up: what an upload holds in memory
 COALESCE_BYTES = 256 * 2**10  # a gap between two ranges that costs less to read than another request
-NO_SUCH_RANGE = "416 Range Not Satisfiable"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -215,7 +214,7 @@ class Storage:
             except FileNotFoundError:
                 return None
             except GenericError as error:
-                if NO_SUCH_RANGE in str(error):  # how S3 says that an object has no byte
+                if "416 Range Not Satisfiable" in str(error):  # how S3 says that an object has no byte
                     return b""
                 raise
 
@@ -264,16 +263,10 @@ class Storage:
         return self._asked(lambda: _obstore().list_with_delimiter(self._store, prefix or None))
 
     def _asked(self, call: Callable[[], T], *, patient: bool = True) -> T:
-        """The result of a call that may be made twice. A server is asked again from the start while it does not answer.
-
-        obstore makes the request again, but not once the answer has begun, which a server that ends breaks off.
-        """
-
-        def once() -> T:
-            with explained(self.uri):
-                return call()
-
-        return persistently(once) if patient and self.local_root is None else once()
+        if patient:
+            return asked(self.uri, call)
+        with explained(self.uri):
+            return call()
 
     @property
     def _store(self) -> Any:
@@ -304,18 +297,27 @@ def write_durably(path: Path, data: bytes) -> None:
         raise
 
 
-def persistently(call: Callable[[], T], silent: type[Exception] = Unreachable) -> T:
+def asked(place: str, call: Callable[[], T]) -> T:
+    """The result of a call to a disk or server that may be made twice: explained, and persistently."""
+
+    def once() -> T:
+        with explained(place):
+            return call()
+
+    return persistently(once)
+
+
+def persistently(call: Callable[[], T]) -> T:
     """The result of a call that may be made twice, made again while a server does not answer.
 
     obstore and Delta repeat by themselves only requests that change nothing when they come twice, and no answer that
     breaks off.
-    silent : what the call raises then.
     """
     deadline = time.monotonic() + retry_s()
     while True:
         try:
             return call()
-        except silent:
+        except Unreachable:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)

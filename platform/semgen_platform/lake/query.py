@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from semgen_platform.errors import ConfigError
 from semgen_platform.lake.tables import SCHEMAS, schema_of
-from semgen_platform.storage import Address, delta_options, explained, is_local, persistently
+from semgen_platform.storage import Address, asked, delta_options, explained, is_local, persistently
 
 
 def quoted(names: Sequence[str]) -> str:
@@ -112,12 +112,8 @@ def open_table(lake: Address, name: str, version: int | None = None) -> Any:
     from deltalake import DeltaTable
 
     schema_of(name)
-
-    def opened() -> Any:
-        with explained(str(lake)):
-            return DeltaTable(table_address(lake, name), version=version, storage_options=delta_options(lake))
-
-    return persistently(opened)
+    address, options = table_address(lake, name), delta_options(lake)
+    return asked(str(lake), lambda: DeltaTable(address, version=version, storage_options=options))
 
 
 def table_address(lake: Address, name: str) -> str:
@@ -135,12 +131,7 @@ def _remote_rows(lake: Address, name: str, table: Any) -> Any:
     """What DuckDB scans: a dataset that fetches the columns it needs, or an empty table where there is no file."""
     if is_local(lake) or not table.file_uris():
         return SCHEMAS[name].empty_table()
-
-    def dataset() -> Any:
-        with explained(str(lake)):
-            return table.to_pyarrow_dataset()
-
-    return persistently(dataset)
+    return asked(str(lake), table.to_pyarrow_dataset)
 
 
 def _nearest(column: str, known: Sequence[str]) -> str:
