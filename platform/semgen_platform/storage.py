@@ -307,17 +307,17 @@ def asked(place: str, call: Callable[[], T]) -> T:
     return persistently(once)
 
 
-def persistently(call: Callable[[], T]) -> T:
+def persistently(call: Callable[[], T], silence: type[Exception] = Unreachable) -> T:
     """The result of a call that may be made twice, made again while a server does not answer.
 
-    obstore and Delta repeat by themselves only requests that change nothing when they come twice, and no answer that
-    breaks off.
+    silence : what the call raises then. obstore and Delta repeat by themselves only requests that change nothing when
+    they come twice, and no answer that breaks off.
     """
     deadline = time.monotonic() + retry_s()
     while True:
         try:
             return call()
-        except Unreachable:
+        except silence:
             if time.monotonic() > deadline:
                 raise
             time.sleep(1.0)
@@ -356,10 +356,24 @@ def _said(place: str, error: Exception) -> StorageError | None:
         return StorageError(f"{place} refuses access; look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and its rights")
     if isinstance(error, FileNotFoundError) or "NoSuchBucket" in text:
         return StorageError(f"{place} has no bucket or object of that name; make the bucket, or mend the address")
+    if answer := answered_no(error):
+        return StorageError(
+            f"{place}: its server refuses the request ({answer}); look at AWS_ENDPOINT_URL, AWS_REGION and the address"
+        )
     return Unreachable(
         f"{place} does not answer; see that its server runs and AWS_ENDPOINT_URL names it, "
         "then run the same command again"
     )
+
+
+def answered_no(error: Exception) -> str | None:
+    """What a server said with which asking again would not help, such as "400 Bad Request"; None where it may help.
+
+    Only the text of obstore's and Delta's errors tells; their own words stand before what they quote.
+    """
+    found = re.search(r"status code: (\d{3} [\w ]+)|Received (redirect)", str(error))
+    said = found and (found[1] or found[2])
+    return said if said and not said.startswith(("408", "429", "5")) else None
 
 
 def _obstore() -> Any:

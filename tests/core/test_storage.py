@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.breaking_proxy import BreakingProxy
 from tests.s3_server import S3Server
 
 from semgen_platform.errors import InputError, StorageError, Unreachable
-from semgen_platform.formats.remote import S3File
+from semgen_platform.formats.remote import S3File, Unhelpful
 from semgen_platform.storage import Storage, delta_options, is_local
 
 
@@ -172,6 +172,44 @@ def test_a_server_that_is_not_there_is_asked_for_as_long_as_was_set_and_then_nam
                 ask()
 
 
+@pytest.mark.parametrize("status", [400, 301])
+def test_an_answer_with_which_asking_again_would_not_help_is_one_sentence_at_once(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked: list[str] = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ALLOW_HTTP": "true",
+        "NO_PROXY": "127.0.0.1",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        with pytest.raises(StorageError, match=r"refuses the request \((400 Bad Request|redirect)\).*AWS_REGION"):
+            Storage(f"s3://bucket/{uuid.uuid4().hex}").get("lake.json")
+        with pytest.raises(Unhelpful):
+            S3File(f"s3://odd-{status}/scan.nii")
+        assert len(asked) == 3  # of an object once more, since an empty one refuses its first bytes
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_local_addresses_need_no_options_of_a_server(tmp_path: Path) -> None:
     assert is_local(tmp_path)
     assert is_local(f"file://{tmp_path}")
@@ -187,50 +225,11 @@ def test_a_wrong_key_and_an_absent_bucket_are_named(s3_server: S3Server, monkeyp
         Storage(f"{bucket}/wrong").put("lake.json", b"")
 
 
-class _BreakingOff:
-    """In front of a server on loopback: ends the connection in the middle of each of the next `left` answers."""
-
-    def __init__(self, port: int, left: int) -> None:
-        self.left = left
-        self._server = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with suppress(OSError):  # the listener was closed
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
-
-    def _pass_on(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._server)) as server, suppress(OSError):
-            threading.Thread(target=self._copy, args=(client, server), daemon=True).start()
-            while data := server.recv(2**16):
-                header, _, body = data.partition(b"\r\n\r\n")
-                if self.left and header.startswith(b"HTTP/1.1 20"):
-                    self.left -= 1
-                    client.sendall(data[: len(header) + 4 + len(body) // 2 if body else len(header) // 2])
-                    client.shutdown(socket.SHUT_RDWR)  # closing is not enough while another thread waits for it
-                    return
-                client.sendall(data)
-
-    @staticmethod
-    def _copy(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(2**16):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-
 @pytest.mark.slow
 def test_an_answer_that_breaks_off_is_asked_for_again(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(f"{s3_server.make_bucket('broken')}/lake")
     storage.put("runs/r1/state.json", bytes(1000))
-    proxy = _BreakingOff(int(s3_server.endpoint.rpartition(":")[2]), left=0)
+    proxy = BreakingProxy(s3_server.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     asked = Storage(f"{storage.uri}/runs")  # another address, so that nothing has a connection yet
     try:
@@ -260,7 +259,7 @@ def test_a_create_whose_answer_was_lost_is_known_as_ones_own(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = s3_server.make_bucket("lost")
-    proxy = _BreakingOff(int(s3_server.endpoint.rpartition(":")[2]), left=1)
+    proxy = BreakingProxy(s3_server.endpoint, left=1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     storage = Storage(f"{bucket}/lake")
     try:

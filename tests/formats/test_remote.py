@@ -15,6 +15,7 @@ import numpy as np
 import obstore
 import pytest
 import SimpleITK as sitk
+from tests.breaking_proxy import BreakingProxy
 
 from semgen_platform import storage
 from semgen_platform.errors import InputError
@@ -243,6 +244,44 @@ def test_a_server_that_stays_away_ends_the_listing_and_costs_its_patience_once(
         with pytest.raises(OSError, match="does not answer"):
             remote.validator(f"{bucket}/away/a.txt")
     assert time.monotonic() - started < 2 * first + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("broken", "away_s"), [(12, 0.0), (1, 4.0)], ids=["many", "one, and then nobody is there"])
+def test_answers_that_break_off_are_asked_for_again_for_as_long_as_a_silent_server(
+    s3_server: Any, bucket: str, monkeypatch: pytest.MonkeyPatch, broken: int, away_s: float
+) -> None:
+    data = np.random.default_rng(2).bytes(3_000_000)
+    for number in range(7):
+        put(f"{bucket}/broken/{number}", data if number == 0 else b"x")
+    proxy = BreakingProxy(s3_server.endpoint, away_s=away_s)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    monkeypatch.setattr(remote, "PAGE_KEYS", 2)
+    s3_store.cache_clear()
+
+    def read_on() -> bytes:
+        with files.open_file(f"{bucket}/broken/0") as stream:
+            begun = stream.read(10)
+            proxy.left = broken
+            return begun + stream.read()
+
+    def listed_on() -> list[tuple[str, int]]:
+        pages = remote.objects(f"{bucket}/broken")
+        proxy.left = broken
+        return [one for page in pages for one in page]
+
+    def facts() -> tuple[int, int]:
+        proxy.left = broken
+        return remote.validator(f"{bucket}/broken/0")
+
+    try:
+        assert read_on() == data
+        assert listed_on() == [(f"{bucket}/broken/{n}", len(data) if n == 0 else 1) for n in range(7)]
+        assert facts()[0] == len(data)
+        assert proxy.left == 0, "answers were not broken off"
+    finally:
+        proxy.close()
+        s3_store.cache_clear()
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
 """Objects of s3:// buckets: one as a seekable stream, what is known of it, and the listing of a prefix.
 
 A stream asks for a window first; what is read on from its end is one further answer, taken as it arrives. So a header
-costs one small request, a CT slice one, and a large file two, however large. Requests outlast a server that is away for
-a while (storage.py); once one did not, those after it are tried once only until one succeeds, so that a server that
-stays away costs that time once and not for every object. Errors are OSError with a number and without a name.
+costs one small request, a CT slice one, and a large file two, however large. Requests and answers that break off are
+repeated while a server is away (storage.py); once that did not help, those after it are tried once only until one
+succeeds, so that a server that stays away costs that time once and not for every object. Errors are OSError with a
+number and without a name.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from semgen_platform.storage import s3_store
+from semgen_platform.storage import answered_no, persistently, s3_store
 
 T = TypeVar("T")
 
@@ -30,13 +31,16 @@ WINDOW_BYTES = 2**20
 """First window of a reader: a CT slice of 512 x 512 whole."""
 PIECE_BYTES = 2**20  # of an answer that is taken as it arrives
 SKIPPED_BYTES = 2**20  # ahead that are read and dropped, since a request of its own would take longer
-BROKEN_ANSWERS = 5  # that break off one after the other without a byte; each was preceded by patient requests
 AT_ONCE = 16  # requests of a listing: most of the time of each is waiting
 PAGE_KEYS = 1000  # as many as a server gives in one answer
 
 
 class ServerGone(ConnectionError):
-    """No answer, or none that helps, after all retries."""
+    """No answer, or only such as break off, after all retries."""
+
+
+class Unhelpful(OSError):
+    """The server says no, for a reason that is not known here; asking again would not help."""
 
 
 class _Patience:
@@ -59,26 +63,30 @@ def _requests() -> Iterator[None]:
     except exceptions.PreconditionError:
         raise OSError(errno.ESTALE, "the object changed while it was read") from None
     except exceptions.BaseError as error:
-        said = str(error)  # of a list request obstore makes no difference, but quotes the answer
-        if "NoSuchBucket" in said:
+        if "NoSuchBucket" in str(error):  # of a list request obstore makes no difference, but quotes the answer
             raise FileNotFoundError(errno.ENOENT, "no such bucket") from None
-        if "403 Forbidden" in said:
+        answer = answered_no(error)
+        if answer == "403 Forbidden":
             raise PermissionError(errno.EACCES, "the server denies the list") from None
-        _Patience.lost = True
+        if answer is not None:
+            raise Unhelpful(errno.EIO, "the server refuses the request") from None
         raise ServerGone(errno.EIO, "the server does not answer") from None
+
+
+def _asked(call: Callable[[], T]) -> T:
+    """The result of a call that may be made twice. Raises OSError."""
+
+    def once() -> T:
+        with _requests():
+            return call()
+
+    try:
+        result = once() if _Patience.lost else persistently(once, ServerGone)
+    except ServerGone:
+        _Patience.lost = True
+        raise
     _Patience.lost = False
-
-
-def _unbroken(call: Callable[[], T]) -> T:
-    """The result of a call whose answer may break off, which obstore does not mend by itself. Raises OSError."""
-    for last in (*[False] * (BROKEN_ANSWERS - 1), True):
-        try:
-            with _requests():
-                return call()
-        except ServerGone:
-            if last:
-                raise
-    raise AssertionError("the last round returns or raises")
+    return result
 
 
 def parts_of(url: str) -> tuple[str, str]:
@@ -96,8 +104,7 @@ def validator(url: str) -> tuple[int, int]:
     import obstore
 
     bucket, key = parts_of(url)
-    with _requests():
-        return _validator(obstore.head(_store(bucket), key))
+    return _validator(_asked(lambda: obstore.head(_store(bucket), key)))
 
 
 def exists(url: str) -> bool:
@@ -129,12 +136,19 @@ def objects(url: str) -> Iterator[list[tuple[str, int]]]:
     import obstore
 
     bucket, prefix = parts_of(url)
-    pages = iter(obstore.list(_store(bucket), prefix=prefix or None, chunk_size=PAGE_KEYS))
-    while True:
-        with _requests():
-            page = next(pages, None)
-        if page is None:
-            return
+    pages, last = None, None
+
+    def next_page() -> Any:
+        nonlocal pages
+        rest, pages = pages, None
+        if rest is None:  # the first, or one that broke off: what follows the last one that came
+            rest = iter(obstore.list(_store(bucket), prefix=prefix or None, offset=last, chunk_size=PAGE_KEYS))
+        page = next(rest, None)
+        pages = rest
+        return page
+
+    while page := _asked(next_page):
+        last = page[-1]["path"]
         yield [(f"{SCHEME}{bucket}/{item['path']}", item["size"]) for item in page]
 
 
@@ -181,11 +195,10 @@ class S3File(io.RawIOBase):
     def _first_window(self) -> tuple[int, int]:
         try:
             self._window, meta = self._whole({"range": (0, self._window_bytes)})
-        except ServerGone:
-            with _requests():  # an empty object has no range to give
-                import obstore
+        except Unhelpful:  # an empty object has no range to give
+            import obstore
 
-                meta = obstore.head(_store(self._bucket), self._key)
+            meta = _asked(lambda: obstore.head(_store(self._bucket), self._key))
             if meta["size"]:
                 raise
         self._tag = meta["e_tag"]
@@ -252,7 +265,7 @@ class S3File(io.RawIOBase):
             self._answer = answer
             return found
 
-        found = _unbroken(piece)
+        found = _asked(piece)
         if found is None:
             raise OSError(errno.EIO, "the object ends early")
         return memoryview(bytes(found))
@@ -264,4 +277,4 @@ class S3File(io.RawIOBase):
             found = self._get(options)
             return memoryview(bytes(found.bytes())), found.meta
 
-        return _unbroken(answer)
+        return _asked(answer)

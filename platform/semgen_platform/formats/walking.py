@@ -98,7 +98,7 @@ def walk(root: Root) -> Iterator[Batch]:
         for batch in _walk(root):
             empty = False
             yield batch
-    except remote.ServerGone:
+    except (remote.ServerGone, remote.Unhelpful):
         named = root.address if root.required else "of a manifest"
         raise InputError(
             f"source {named} cannot be listed: its server does not answer, or does not know the bucket; see "
