@@ -69,9 +69,10 @@ class S3Server:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    binary, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-                    "-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256",
-                    "-master.telemetry=false", "-filer", "-s3", f"-s3.config={self.folder / 's3.json'}",
+                    binary, "-logtostderr=true", "server", f"-dir={self.folder / 'data'}",
+                    "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=0",
+                    "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=256", "-master.telemetry=false",
+                    "-filer", "-s3", f"-s3.config={self.folder / 's3.json'}",
                     "-s3.port.iceberg=0", "-s3.port.lance=0", *ports,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
