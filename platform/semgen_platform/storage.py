@@ -371,9 +371,11 @@ def answered_no(error: Exception) -> str | None:
 
     Only the text of obstore's and Delta's errors tells; their own words stand before what they quote.
     """
-    found = re.search(r"status code: (\d{3} [\w ]+)|Received (redirect)", str(error))
+    text = str(error)
+    found = re.search(r"status code: (\d{3} [\w ]+)|Received (redirect)", text)
     said = found and (found[1] or found[2])
-    return said if said and not said.startswith(("408", "429", "5")) else None
+    busy = said and (said.startswith(("408", "429", "5")) or "RequestTimeout" in text)  # S3 says that with a 400
+    return None if busy else said
 
 
 def _obstore() -> Any:
