@@ -38,6 +38,7 @@ def embed(
     from semgen_platform.lake.lake import open_lake
 
     opened = open_lake(lake)
+    opened.check_folder()
     scans = opened.select_scans(collections=collection, profile=profile, where=where)
     summary = run(opened, scans, encoder, workers=workers, address=address, quiet=quiet)
     common.show(asdict(summary), as_json=as_json)

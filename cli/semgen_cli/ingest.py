@@ -94,7 +94,7 @@ def ingest(
     from semgen_pipelines.ingest import dry_run as run_dry
     from semgen_pipelines.ingest import ingest as run_ingest
     from semgen_platform.errors import ConfigError
-    from semgen_platform.lake.lake import open_lake
+    from semgen_platform.lake.lake import open_lake, split_version
     from semgen_platform.privacy import load_key
     from semgen_platform.storage import is_local
 
@@ -102,6 +102,9 @@ def ingest(
         most_rejects(max_rejects, 0)  # before hours of work
     if dry_run and report is not None:
         raise ConfigError("--dry-run writes nothing, so there is no --report; leave one of them out")
+    newest, version = split_version(lake)
+    if version is not None:
+        raise ConfigError(f"--lake {lake} is a version, to which nothing can be added; give {newest}")
     opened = open_lake(lake)
     config = IngestConfig(
         collection=collection,

@@ -146,7 +146,8 @@ def rejects(
 
     opened = open_lake(lake)
     by_reason, every = refusals(opened, collection)
-    lines = [*common.table(by_reason, ("reason", "sources", "sentence")), f"{len(every)} sources refused"]
+    shown = [{**row, "for example": row["sentence"]} for row in by_reason]
+    lines = [*common.table(shown, ("reason", "sources", "for example")), f"{len(every)} sources refused"]
     if resolve is not None:
         from semgen_platform.lake.resolving import paths_of
         from semgen_platform.privacy import load_key
@@ -240,7 +241,8 @@ def report(
 def lint_phi(
     lake: common.LakeOption,
     canaries: Annotated[
-        Path, typer.Option("--canaries", help="Text file of names, numbers and dates, one a line, to look for.")
+        Path,
+        typer.Option("--canaries", help="Names, numbers and dates to look for, one of 4 characters or more a line."),
     ],
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH...", help="Logs, reports and folders to search too.")

@@ -85,14 +85,19 @@ def report(
     common.set_up(verbose=verbose, quiet=quiet)
     from semgen_platform.errors import NotFound
     from semgen_platform.lake.lake import open_lake
+    from semgen_platform.reports.out import check_out
+    from semgen_platform.storage import explained
 
     opened = open_lake(lake)
+    if out is not None:
+        check_out(opened, out)
     row = _row(opened, run)
     page = opened.artefact_dir("runs", row["run_id"], row["attempt"]) / REPORT
     if not page.is_file():
         raise NotFound(f"run {row['run_id']} of kind {row['kind']} has no {REPORT}")
     if out is not None:
-        shutil.copyfile(page, out)
+        with explained(str(out)):
+            shutil.copyfile(page, out)
     common.show({"run_id": row["run_id"], "report": str(out or page)}, as_json=as_json)
 
 

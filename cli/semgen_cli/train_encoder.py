@@ -41,6 +41,7 @@ def train_encoder(
     from semgen_platform.lake.lake import open_lake
 
     opened = open_lake(lake)
+    opened.check_folder()
     config, _ = load_config(EncoderConfig, stage="encoder", recipe=recipe, settings=settings or ())
     scans = opened.select_scans(collections=collection, profile=profile, where=where)
     summary = run(opened, scans, config, recipe_name=recipe, workers=workers, address=address, quiet=quiet)

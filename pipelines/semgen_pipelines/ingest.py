@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,9 +93,8 @@ def ingest(
     """
     started = time.monotonic()
     lake.check_key(key)
-    root = lake.storage.local_root
-    if report is not None and root is not None and root.resolve() in report.resolve().parents:
-        raise ConfigError(f"--report {report} lies in the lake, which keeps no paths in clear; give a place outside it")
+    if report is not None:
+        _check_report(report, lake.storage.local_root)
     listing = list_items(roots, key, config, manifest_file, quiet=quiet)
     run_id = ids.artefact_id(
         "ingest",
@@ -379,6 +379,14 @@ def _summary(parted: Parted, outcomes: Sequence[Outcome], started: float, versio
         run_id=run_id,
         reasons=dict(Counter(outcome.reason for outcome in every if outcome.reason).most_common()),
     )
+
+
+def _check_report(path: Path, lake: Path | None) -> None:
+    """Before hours of work. Raises ConfigError."""
+    if lake is not None and lake.resolve() in path.resolve().parents:
+        raise ConfigError(f"--report {path} lies in the lake, which keeps no paths in clear; give a place outside it")
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"--report {path} cannot be written; give a file in a folder that exists and is yours")
 
 
 def _write_report(path: Path, listing: Listing, outcomes: Sequence[Outcome]) -> None:

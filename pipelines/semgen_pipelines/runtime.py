@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from semgen_platform.errors import InputError
 
 SPARE_CPUS = 1.0
 OBJECT_STORE_BYTES = 200 * 2**20  # ids and rows only, never voxels; Ray would take 30 % of the memory
+CONNECT_S = 5.0  # Ray itself would ask an address at which nobody answers for minutes
 FOLDER_PREFIX, OWNER = "sg", "owner"  # Ray's temporary folders that we make, and the file in each with our process id
 
 # Read by Ray when it is imported or when a process of its starts.
@@ -119,6 +121,8 @@ def _in_use(folder: Path) -> bool:
 
 def _join(ray: Any, address: str) -> None:
     """Connect to a running Ray, with one sentence where that fails."""
+    if address not in ("auto", "local") and "://" not in address:
+        _check_answers(address)
     try:
         with _native_stderr_muted(), _own_sigterm():
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -127,6 +131,18 @@ def _join(ray: Any, address: str) -> None:
     ) as error:  # Ray raises ConnectionError, RuntimeError, ValueError or an authentication error of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"no Ray can be joined at {address} ({reason}); start one, or leave --address out") from error
+
+
+def _check_answers(address: str) -> None:
+    """Raises InputError where an address is not host:port, or nobody listens there."""
+    host, _, port = address.rpartition(":")
+    give = "start one, or give the address of a running head as host:port"
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"{address!r} is no address of a Ray; {give}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, UnicodeError) as error:  # UnicodeError: no such name can be
+        raise InputError(f"no Ray answers at {address}; {give}") from error
 
 
 def _check_cpus(ray: Any, needs: Mapping[str, float], total: float, gpus: float) -> None:

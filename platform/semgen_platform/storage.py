@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +37,8 @@ CONNECT_S, SILENCE_S = 5.0, 30.0
 """A connection or an answer that takes longer is broken off and tried again."""
 PART_BYTES, PARTS_AT_ONCE = 8 * 2**20, 4  # of a large file on its way up: what an upload holds in memory
 COALESCE_BYTES = 256 * 2**10  # a gap between two ranges that costs less to read than another request
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+UNSENDABLE = "builder error"  # how obstore and Delta say that they may not ask an address such as http://
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -131,7 +133,9 @@ class Storage:
                 if self.local_root is not None:
                     return (self.local_root / key).read_bytes()
                 return bytes(_obstore().get(s3_store(self.uri, patient=patient), key).bytes())
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if _no_bucket(error):
+                    raise
                 return None
 
         return self._asked(read, patient=patient)
@@ -141,8 +145,7 @@ class Storage:
 
         patient : whether to ask a silent server again.
         """
-        store = self._store if self.local_root is not None else s3_store(self.uri, patient=patient)
-        self._asked(lambda: _obstore().put(store, key, data), patient=patient)
+        self._asked(lambda: _obstore().put(self._store_that(patient=patient), key, data), patient=patient)
 
     def put_durably(self, key: str, data: bytes) -> None:
         """Write an object whole, so that it outlives a power cut from the moment that this returns."""
@@ -159,13 +162,12 @@ class Storage:
         from obstore.exceptions import AlreadyExistsError
 
         deadline, asked_before = time.monotonic() + retry_s(), False
-        # obstore must not ask again by itself: it would find the object that its own lost answer was about
-        store = self._store if self.local_root is not None else s3_store(self.uri, patient=False)
         while True:
             try:
                 with explained(self.uri):
                     try:
-                        _obstore().put(store, key, data, mode="create")
+                        # obstore must not ask again by itself: it would find what its own lost answer was about
+                        _obstore().put(self._store_that(patient=False), key, data, mode="create")
                     except AlreadyExistsError:  # ours, if a request was carried out and only its answer was lost
                         return asked_before and self.get(key) == data
                 return True
@@ -179,8 +181,11 @@ class Storage:
         """Remove an object; nothing happens if there is none."""
 
         def remove() -> None:
-            with suppress(FileNotFoundError):
+            try:
                 _obstore().delete(self._store, key)
+            except FileNotFoundError as error:
+                if _no_bucket(error):
+                    raise
 
         self._asked(remove)
 
@@ -211,7 +216,9 @@ class Storage:
         def read() -> bytes | None:
             try:
                 return bytes(_obstore().get(self._store, key, options={"range": {"suffix": size}}).bytes())
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if _no_bucket(error):
+                    raise
                 return None
             except GenericError as error:
                 if "416 Range Not Satisfiable" in str(error):  # how S3 says that an object has no byte
@@ -270,7 +277,10 @@ class Storage:
 
     @property
     def _store(self) -> Any:
-        return s3_store(self.uri) if self.local_root is None else _local_store(self.local_root)
+        return self._store_that(patient=True)
+
+    def _store_that(self, *, patient: bool) -> Any:
+        return s3_store(self.uri, patient=patient) if self.local_root is None else _local_store(self.local_root)
 
 
 @lru_cache(maxsize=16)
@@ -352,10 +362,22 @@ def _said(place: str, error: Exception) -> StorageError | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if not kinds & {"OSError", "BaseError", "DeltaError"}:  # the system's, obstore's and Delta's
         return None
+    if absent := _absent_keys(text):
+        why = f"{place}: {' and '.join(absent)} {'are' if len(absent) > 1 else 'is'} not set"
+        # what gives a machine its role may be away for a while: only its refusal is believed at once
+        kind = StorageError if re.search(r"Missing |\b4\d\d [A-Z]", text) else Unreachable
+        return kind(f"{why}; set {'them' if len(absent) > 1 else 'it'} and run the same command again")
     if re.search(r"denied|forbidden|unauthori|InvalidAccessKey|SignatureDoesNotMatch", text, re.IGNORECASE):
         return StorageError(f"{place} refuses access; look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and its rights")
-    if isinstance(error, FileNotFoundError) or "NoSuchBucket" in text:
+    if _no_bucket(error):
+        return StorageError(f"{place}: there is no bucket {urlparse(place).netloc}; make it, or mend the address")
+    if isinstance(error, FileNotFoundError):
         return StorageError(f"{place} has no bucket or object of that name; make the bucket, or mend the address")
+    if UNSENDABLE in text:
+        return StorageError(
+            f"{place}: AWS_ENDPOINT_URL must begin with https://, or with http:// where that is allowed; "
+            "set AWS_ALLOW_HTTP=true, or mend the endpoint"
+        )
     if answer := answered_no(error):
         return StorageError(
             f"{place}: its server refuses the request ({answer}); look at AWS_ENDPOINT_URL, AWS_REGION and the address"
@@ -366,14 +388,28 @@ def _said(place: str, error: Exception) -> StorageError | None:
     )
 
 
+def _no_bucket(error: Exception) -> bool:
+    return "<Code>NoSuchBucket<" in str(error)
+
+
+def _absent_keys(text: str) -> list[str]:
+    """Variables that are not set, where an error says that a request could not be signed for want of them.
+
+    Without both, the role of the machine is asked for at the cloud's own address.
+    """
+    unsigned = re.search(r"Missing (AccessKeyId|SecretAccessKey)|/latest/(api/token|meta-data/iam)", text)
+    return [name for name in KEYS if not os.environ.get(name)] if unsigned else []
+
+
 def answered_no(error: Exception) -> str | None:
     """What a server said with which asking again would not help, such as "400 Bad Request"; None where it may help.
+    "builder error" is said of a request that was never sent, since its address is refused.
 
     Only the text of obstore's and Delta's errors tells; their own words stand before what they quote.
     """
     text = str(error)
-    found = re.search(r"status code: (\d{3} [\w ]+)|Received (redirect)", text)
-    said = found and (found[1] or found[2])
+    found = re.search(rf"status code: (\d{{3}} [\w ]+)|Received (redirect)|({UNSENDABLE})", text)
+    said = found and (found[1] or found[2] or found[3])
     busy = said and (said.startswith(("408", "429", "5")) or "RequestTimeout" in text)  # S3 says that with a 400
     return None if busy else said
 

@@ -63,6 +63,13 @@ def digest(folder: Path) -> str:
         ("lake ls --lake @lake@9", "has no version 9"),
         ("lake init --lake @texts --key-file @key", "holds notes.txt; name a new or empty folder"),
         ("lake init --lake @lake --key-file @other_key", "key"),
+        ("lake init --lake @key/lake --key-file @key", "key/lake cannot be read or written (Not a directory); mend"),
+        ("lake report --lake @lake --out @empty", "empty, which is a folder; give --out a file in it"),
+        ("lake report --lake @lake --out @lake/x.html", "lake/x.html, which lies in the lake; give --out outside it"),
+        ("lake report --lake @lake --out @key/x.html", "give --out a file in a folder that exists"),
+        ("runs report --lake @lake --out @empty", "empty, which is a folder; give --out a file in it"),
+        ("runs report --lake @lake --out @lake/lake.json", "lake/lake.json, which lies in the lake"),
+        ("phantom @key/ct --patients 1", "key/ct cannot be read or written (Not a directory); mend"),
         ("train-encoder --lake @lake", "no scan is selected"),
         ("embed --lake @lake", "no scan is selected"),
         ("discover --lake @lake", "no encoder latest"),
@@ -89,6 +96,7 @@ def test_an_input_or_lake_that_cannot_be_used_ends_with_3(fails: Fails, command:
         ("lake ls --lake @lake --where nonsense", "no column"),
         ("lake ls --lake @lake --colection x", "No such option"),
         ("ingest @texts --lake @lake --key-file @key --min-slices none", "none"),
+        ("ingest @texts --lake @lake@0 --key-file @key", "is a version, to which nothing can be added"),
     ],
 )
 def test_wrong_use_ends_with_2(fails: Fails, command: str, sentence: str) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import deltalake
 import pytest
 from tests.breaking_proxy import BreakingProxy
 from tests.s3_server import S3Server
 
 from semgen_platform.errors import InputError, StorageError, Unreachable
 from semgen_platform.formats.remote import S3File, Unhelpful
-from semgen_platform.storage import Storage, delta_options, is_local
+from semgen_platform.storage import Storage, delta_options, explained, is_local
+
+NOBODY = "http://127.0.0.1:9"  # the discard port: nobody listens
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 @pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
@@ -150,7 +157,7 @@ def test_a_server_that_is_not_there_is_asked_for_as_long_as_was_set_and_then_nam
     monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
     for name, value in {
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
+        "AWS_ENDPOINT_URL": NOBODY,
         "AWS_ALLOW_HTTP": "true",
         "NO_PROXY": "127.0.0.1",
         "AWS_ACCESS_KEY_ID": "a",
@@ -172,10 +179,10 @@ def test_a_server_that_is_not_there_is_asked_for_as_long_as_was_set_and_then_nam
                 ask()
 
 
-@pytest.mark.parametrize("status", [400, 301])
-def test_an_answer_with_which_asking_again_would_not_help_is_one_sentence_at_once(
-    monkeypatch: pytest.MonkeyPatch, status: int
-) -> None:
+@contextmanager
+def refusing_server(status: int) -> Iterator[tuple[str, list[str]]]:
+    """(address, paths that were asked for) of a server that answers everything so."""
+
     class Refusing(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
@@ -183,7 +190,7 @@ def test_an_answer_with_which_asking_again_would_not_help_is_one_sentence_at_onc
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_HEAD = do_GET
+        do_HEAD = do_PUT = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
@@ -191,23 +198,90 @@ def test_an_answer_with_which_asking_again_would_not_help_is_one_sentence_at_onc
     asked: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-        "AWS_ALLOW_HTTP": "true",
-        "NO_PROXY": "127.0.0.1",
-        "AWS_ACCESS_KEY_ID": "a",
-        "AWS_SECRET_ACCESS_KEY": "b",
-    }.items():
-        monkeypatch.setenv(name, value)
     try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [400, 301])
+def test_an_answer_with_which_asking_again_would_not_help_is_one_sentence_at_once(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    with refusing_server(status) as (endpoint, asked):
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "NO_PROXY": "127.0.0.1",
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }.items():
+            monkeypatch.setenv(name, value)
         with pytest.raises(StorageError, match=r"refuses the request \((400 Bad Request|redirect)\).*AWS_REGION"):
             Storage(f"s3://bucket/{uuid.uuid4().hex}").get("lake.json")
         with pytest.raises(Unhelpful):
             S3File(f"s3://odd-{status}/scan.nii")
         assert len(asked) == 3  # of an object once more, since an empty one refuses its first bytes
-    finally:
-        server.shutdown()
-        server.server_close()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_where_no_key_is_set_and_the_machine_has_no_role_the_missing_variables_are_named(
+    monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """A server of roles that refuses is believed; one that is silent is asked again, since it may have been away."""
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    with refusing_server(404) as (roles, _):
+        for name, value in {
+            "AWS_ENDPOINT_URL": NOBODY,
+            "AWS_METADATA_ENDPOINT": roles if answers else NOBODY,
+            "AWS_ALLOW_HTTP": "true",
+            "NO_PROXY": "127.0.0.1",
+            "SEMGEN_S3_RETRY_S": "60" if answers else "0.3",
+        }.items():
+            monkeypatch.setenv(name, value)
+        address, start = f"s3://bucket/{uuid.uuid4().hex}", time.monotonic()
+        for ask in (
+            lambda: Storage(address).get("lake.json"),
+            lambda: Storage(address).create("lake.json", b""),
+            lambda: deltalake.DeltaTable(address, storage_options=delta_options(address)),
+        ):
+            with pytest.raises(StorageError, match=f"{' and '.join(KEYS)} are not set") as caught, explained(address):
+                ask()
+            assert isinstance(caught.value, Unreachable) is not answers
+        assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("absent", KEYS)
+def test_a_key_without_its_other_half_is_named_at_once(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+    for name, value in {"AWS_ENDPOINT_URL": NOBODY, "AWS_ALLOW_HTTP": "true", **dict.fromkeys(KEYS, "a")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(absent)
+    storage, start = Storage(f"s3://bucket/{uuid.uuid4().hex}"), time.monotonic()
+    for ask in (lambda: storage.get("lake.json"), lambda: storage.put("a", b""), lambda: storage.create("a", b"")):
+        with pytest.raises(StorageError, match=rf"{storage.uri}: {absent} is not set"):
+            ask()
+    assert time.monotonic() - start < 5
+
+
+def test_http_that_was_not_allowed_is_one_sentence_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    for name, value in {"AWS_ENDPOINT_URL": NOBODY, "SEMGEN_S3_RETRY_S": "60", **dict.fromkeys(KEYS, "a")}.items():
+        monkeypatch.setenv(name, value)
+    address, start = f"s3://bucket/{uuid.uuid4().hex}", time.monotonic()
+    for ask in (
+        lambda: Storage(address).get("lake.json"),
+        lambda: Storage(address).create("lake.json", b""),
+        lambda: Storage(address).keys(),
+        lambda: deltalake.DeltaTable(address, storage_options=delta_options(address)),
+    ):
+        with pytest.raises(StorageError, match=r"set AWS_ALLOW_HTTP=true") as caught, explained(address):
+            ask()
+        assert not isinstance(caught.value, Unreachable)
+    with pytest.raises(Unhelpful):
+        S3File("s3://not-allowed/scan.nii")
+    assert time.monotonic() - start < 20
 
 
 def test_local_addresses_need_no_options_of_a_server(tmp_path: Path) -> None:
@@ -223,6 +297,16 @@ def test_a_wrong_key_and_an_absent_bucket_are_named(s3_server: S3Server, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match=r"refuses access; look at AWS_ACCESS_KEY_ID"):
         Storage(f"{bucket}/wrong").put("lake.json", b"")
+    monkeypatch.undo()
+    absent = Storage("s3://no-such-bucket/lake")
+    for ask in (
+        lambda: absent.get("lake.json"),
+        lambda: absent.tail("lake.json", 10),
+        lambda: absent.delete("lake.json"),
+        absent.keys,
+    ):
+        with pytest.raises(StorageError, match=r"s3://no-such-bucket/lake: there is no bucket no-such-bucket; make it"):
+            ask()
 
 
 @pytest.mark.slow

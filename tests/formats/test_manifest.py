@@ -5,7 +5,9 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +17,7 @@ from semgen_platform.formats.manifest import ManifestRow, is_manifest, read_mani
 from semgen_platform.formats.place import Place
 from semgen_platform.formats.sniff import list_sources
 from semgen_platform.formats.source import Source
+from semgen_platform.storage import s3_store
 
 Write = Callable[[Path, list[dict[str, object]]], Path]
 
@@ -112,16 +115,55 @@ def test_a_path_may_lead_up_from_the_manifests_folder(folder: Path) -> None:
     assert found == {str(folder.parent / "elsewhere/d.txt"): ManifestRow("P1"), "a.txt": ManifestRow()}
 
 
-def test_only_a_table_with_paths_that_is_named_itself_is_a_manifest(folder: Path) -> None:
+def test_only_a_table_that_is_named_itself_is_a_manifest_and_then_has_to_be_a_usable_one(folder: Path) -> None:
     manifest = write_csv(folder, [{"path": "a.txt"}])
     assert is_manifest(str(manifest))
     assert not is_manifest(str(folder))
-    assert reasons(list(list_sources(folder)))["list.csv"] == "not_an_image"
-    (folder / "other.csv").write_text("name,value\na,1\n")
+    (folder / "other.CSV").write_text("name,value\na,1\n")
     (folder / "torn.parquet").write_bytes(b"PAR1")
-    for name in ("other.csv", "torn.parquet"):
-        assert not is_manifest(str(folder / name))
-        assert reasons(list(list_sources(folder / name))) == {name: "not_an_image"}
+    walked = reasons(list(list_sources(folder)))
+    for name, says in (("other.CSV", "none of the 2 columns of manifest"), ("torn.parquet", "cannot be read")):
+        with pytest.raises(InputError, match=says):
+            list_sources(folder / name)
+        assert walked[name] == walked["list.csv"] == "not_an_image"
+    (folder / "folder.csv").mkdir()
+    assert not is_manifest(str(folder / "folder.csv"))
+
+
+def test_a_csv_source_in_another_encoding_is_refused_as_a_manifest_and_in_a_folder_is_no_image(folder: Path) -> None:
+    (folder / "LIST.CSV").write_bytes("path\r\na.txt\r\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"manifest LIST\.CSV cannot be read .*; give a UTF-8 CSV file"):
+        list_sources(folder / "LIST.CSV")
+    assert reasons(list(list_sources(folder)))["LIST.CSV"] == "not_an_image"
+
+
+@pytest.mark.parametrize("content", ["path,patient_id\n", "path,patient_id\n,P1\n"])
+def test_a_csv_that_names_no_file_is_refused_as_a_manifest_and_in_a_folder_is_no_image(
+    content: str, folder: Path
+) -> None:
+    (folder / "list.csv").write_text(content)
+    with pytest.raises(InputError, match=r"manifest list\.csv names no file; give it a line for each"):
+        list_sources(folder / "list.csv")
+    assert reasons(list(list_sources(folder)))["list.csv"] == "not_an_image"
+
+
+def test_a_parquet_file_without_rows_names_no_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": pa.array([], pa.string())}), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match=r"manifest list\.parquet names no file"):
+        list_sources(tmp_path / "list.parquet")
+
+
+def test_unusable_objects_are_refused_as_manifests_too(s3_server: Any) -> None:
+    bucket = s3_server.make_bucket("manifests")
+    for key, content, says in (
+        ("empty.csv", b"path\n", "manifest empty.csv names no file"),
+        ("other.csv", b"file,patient\n", "none of the 2 columns of manifest other.csv is called path"),
+        ("torn.parquet", b"PAR1", "manifest torn.parquet cannot be read"),
+        ("wide.csv", "path\n".encode("utf-16"), "manifest wide.csv cannot be read"),
+    ):
+        obstore.put(s3_store(bucket), key, content)
+        with pytest.raises(InputError, match=says):
+            list_sources(f"{bucket}/{key}")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +173,7 @@ def test_only_a_table_with_paths_that_is_named_itself_is_a_manifest(folder: Path
         ("scans/doe_john.nii,MRN-4711\n", "none of the 2 columns"),
         ("path\na.txt\n./a.txt\n", "names one path twice, the second time in line 3"),
         ("path,age\n\xff,1\n", "cannot be read"),
+        ("path,age\n", "names no file; give it a line for each"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_one_sentence(content: str, says: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from semgen_platform.errors import ConfigError, InputError, NewerFormat, NotALake, NotFound, WrongKey
+from semgen_platform.errors import ConfigError, InputError, NewerFormat, NotALake, NotFound, StorageError, WrongKey
 from semgen_platform.lake import lake as lake_module
 from semgen_platform.lake.lake import Lake, create_lake, open_lake
 from semgen_platform.lake.tables import SCHEMAS
@@ -48,6 +48,16 @@ def test_a_folder_with_other_things_is_not_made_a_lake_of(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"holds thesis\.txt"):
         create_lake(str(tmp_path), key_fingerprint="f")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("blocked", ["file", "lake/tables"])
+def test_a_lake_that_has_no_room_because_a_file_is_in_the_way_is_one_sentence(tmp_path: Path, blocked: str) -> None:
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).write_text("x")
+    place = tmp_path / ("file/lake" if blocked == "file" else "lake")
+    with pytest.raises(StorageError, match=rf"^{place} cannot be read or written \(.*\); mend that"):
+        create_lake(str(place), key_fingerprint="f")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / blocked]
 
 
 def test_a_lake_whose_making_was_interrupted_is_made_by_the_next_start(lake: Lake) -> None:

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from semgen_platform import geometry
-from semgen_platform.errors import InputError
+from semgen_platform.errors import InputError, StorageError
 from semgen_platform.phantom.cohort import CohortConfig, write_cohort
 from semgen_platform.phantom.dicom import Study, write_study
 from semgen_platform.phantom.files import oriented, write_itk, write_nifti
@@ -195,6 +195,34 @@ def test_a_folder_with_anything_else_is_left_alone(cohort: Path, cohort_config: 
         with pytest.raises(InputError, match="other settings"):
             write_cohort(cohort, cohort_config.model_copy(update={"seed": 99}), progress)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(cohort_config: CohortConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with (
+        Progress("phantom", quiet=True) as progress,
+        pytest.raises(StorageError, match=rf"^{tmp_path}/file/ct cannot be read or written \(Not a directory\); mend"),
+    ):
+        write_cohort(tmp_path / "file" / "ct", cohort_config, progress)
+
+
+def test_a_manifest_and_a_scan_that_cannot_be_written_name_the_cohort(
+    cohort_config: CohortConfig, tmp_path: Path
+) -> None:
+    one = cohort_config.model_copy(update={"patients": 1, "first_patient": 0})
+    out = tmp_path / "ct"
+    with Progress("phantom", quiet=True) as progress:
+        write_cohort(out, one, progress)
+        (out / "manifest.csv").unlink()
+        (out / "manifest.csv").mkdir()
+        with pytest.raises(StorageError, match=rf"^{out} cannot be read or written \(Is a directory\); mend"):
+            write_cohort(out, one, progress)
+        (truth,) = (out / "truth").iterdir()
+        truth.unlink()
+        truth.mkdir()
+        shutil.rmtree(out / "scans")
+        with pytest.raises(StorageError, match=rf"^{out} cannot be read or written \(Is a directory\); mend"):
+            write_cohort(out, one, progress)
 
 
 def test_dicom_headers_carry_a_made_up_person_and_the_extras_lie_beside_the_series(cohort: Path) -> None:

@@ -168,10 +168,15 @@ def test_the_operators_words_are_no_part_of_the_recipe_that_is_kept(lake: Lake, 
     assert '"min_slices":16' in row["recipe"]
 
 
-def test_a_report_lies_outside_the_lake(lake: Lake, tmp_path: Path) -> None:
+def test_a_report_that_lies_in_the_lake_or_cannot_be_written_ends_before_the_work(lake: Lake, tmp_path: Path) -> None:
     write_ct(tmp_path / "archive/a.nii", 1)
-    with pytest.raises(ConfigError, match="lies in the lake"):
-        run(lake, tmp_path / "archive", report=lake.root / "report.csv")
+    for report, says in (
+        (lake.root / "report.csv", "lies in the lake"),
+        (tmp_path / "nowhere/report.csv", "cannot be written"),
+        (tmp_path, "cannot be written"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            run(lake, tmp_path / "archive", report=report)
     assert lake.refresh().version == 0
 
 

@@ -1,7 +1,9 @@
-"""A Ray of our own: strangers are not let in, and nothing of it stays behind, however its command ends."""
+"""A Ray of our own: strangers are not let in, and nothing of it stays behind, however its command ends. One that was
+started before is joined where it answers."""
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,17 @@ with ray_session(None, needs={"test": 1}) as ray:
     sys.stdin.readline()
 """
 
-pytestmark = pytest.mark.slow
+JOINS = """
+import sys
+from semgen_pipelines.runtime import ray_session
+from semgen_platform.errors import InputError
+for address in sys.argv[1:]:
+    try:
+        with ray_session(address, needs={"test": 1}):
+            print("joined")
+    except InputError as error:
+        print(error)
+"""
 
 Start = Callable[[], "tuple[subprocess.Popen[str], str]"]
 """Gives the command and its Ray's address."""
@@ -58,6 +70,21 @@ def start(temporary: Path) -> Iterator[Start]:
         command.communicate()
 
 
+def test_an_address_at_which_no_ray_answers_is_one_sentence_within_seconds() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # bound, but it does not listen
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        odd = ["127.0.0.1", "127.0.0.1:", ":6379", "head:ray", "head:70000"]
+        joins = subprocess.run(  # of its own, since this one has a Ray
+            [sys.executable, "-c", JOINS, address, *odd], capture_output=True, text=True, timeout=60
+        )
+    give = "start one, or give the address of a running head as host:port"
+    first, *others = joins.stdout.splitlines()
+    assert first == f"no Ray answers at {address}; {give}", joins.stderr
+    assert others == [f"{one!r} is no address of a Ray; {give}" for one in odd]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stranger", [{"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}]
 )
@@ -74,6 +101,7 @@ def test_who_does_not_have_the_token_is_not_let_in(start: Start, stranger: dict[
     assert "ConnectionError" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_killed_command_is_removed_by_the_next_and_that_of_a_living_one_is_not(
     start: Start, temporary: Path
 ) -> None:
@@ -101,3 +129,16 @@ def processes_in(folder: Path) -> Iterator[psutil.Process]:
         with suppress(psutil.Error):
             if any(file.path.startswith(f"{folder}/") for file in process.open_files()):
                 yield process
+
+
+@pytest.mark.slow
+def test_a_ray_that_answers_is_joined(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    _, address = start()
+    join = (
+        "from semgen_pipelines.runtime import ray_session\n"
+        f"with ray_session({address!r}, needs={{'test': 1}}) as ray: print(ray.get_runtime_context().gcs_address)"
+    )
+    joined = subprocess.run([sys.executable, "-c", join], capture_output=True, text=True, timeout=120)
+    assert joined.stdout.strip() == address, joined.stderr

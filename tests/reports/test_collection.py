@@ -361,6 +361,12 @@ def test_the_command_writes_the_page_and_says_what_is_in_it(
 
 
 def test_a_page_that_cannot_be_written_is_one_sentence(lake: Lake, tmp_path: Path) -> None:
-    for out in (tmp_path, tmp_path / "absent" / "page.html"):
-        with pytest.raises(InputError, match=r"cannot be written to .* --out"):
+    wrong = {
+        tmp_path: "which is a folder; give --out a file in it",
+        tmp_path / "absent" / "page.html": "give --out a file in a folder that exists",
+        lake.root / "page.html": "which lies in the lake; give --out outside it",
+        lake.root / "tables" / ".." / "page.html": "which lies in the lake",
+    }
+    for out, why in wrong.items():
+        with pytest.raises(InputError, match=rf"cannot be written to .*{why}"):
             write_collection_report(lake, out, thumbnails=0, quiet=True)

@@ -65,20 +65,19 @@ class Manifest:
 
 
 def is_manifest(address: str) -> bool:
-    """Whether a SOURCE is a manifest: a CSV or Parquet file with a column `path`."""
+    """Whether a SOURCE is a manifest: a file that is named as CSV or Parquet. Of what use it is, read_manifest says."""
     if not address.lower().endswith(ENDINGS) or any(c in address for c in WILDCARDS):
         return False
-    path = files.absolute(address)
     try:
-        return files.is_file(path) and "path" in _columns(path)
-    except UNREADABLE:
-        return False
+        return files.is_file(files.absolute(address))
+    except OSError:
+        return False  # what the server does not say, the walk will
 
 
 def read_manifest(address: str, sources: Sequence[str] = ()) -> Manifest:
     """The manifest at an address; its relative paths are taken below `sources`, too.
 
-    Raises InputError where it cannot be read, lacks the column `path`, or names a path twice.
+    Raises InputError where it cannot be read, lacks the column `path`, names a path twice, or names none.
     """
     path = files.absolute(address)
     folder, name = files.parent(path), posixpath.basename(path)
@@ -100,6 +99,8 @@ def read_manifest(address: str, sources: Sequence[str] = ()) -> Manifest:
         raise InputError(
             f"manifest {name} cannot be read ({type(error).__name__}); give a UTF-8 CSV file or a Parquet file"
         ) from error
+    if not rows:
+        raise InputError(f"manifest {name} names no file; give it a line for each, with its path in the column path")
     bases = [root_at(source, required=False) for source in sources]
     return Manifest(rows, [*(root.base or root.path for root in bases), folder], folder)
 

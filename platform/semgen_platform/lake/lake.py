@@ -55,8 +55,9 @@ def create_lake(uri: str, *, key_fingerprint: str) -> Lake:
     """
     storage = storage_at(uri)
     if _lake_file(storage) is None:
-        _check_free(storage)
-        _create_tables(storage.uri)
+        with explained(storage.uri):
+            _check_free(storage)
+        _create_tables(storage)
         create_version(storage, _first_version())
         storage.create(LAKE_FILE, _lake_document(key_fingerprint))  # last: it makes the lake exist
     lake = open_lake(uri)
@@ -70,7 +71,7 @@ def open_lake(uri: str, *, version: int | None = None) -> Lake:
 
     Raises NotALake, NewerFormat, NotFound for a version that is not there, StorageError.
     """
-    address, at = _split_version(uri)
+    address, at = split_version(uri)
     storage = storage_at(address)
     stored = _lake_file(storage)
     if stored is None:
@@ -103,6 +104,10 @@ class Lake:
                 f"lake {self.uri} is no local folder, which this command needs; use a lake in a folder for it"
             )
         return self.storage.local_root
+
+    def check_folder(self) -> None:
+        """Raises LakeError for a lake in an object store, in which the command keeps no files of its own yet."""
+        _ = self.root
 
     def check_key(self, key: bytes) -> None:
         """Raises WrongKey unless it is the key that this lake's pseudonyms are made with."""
@@ -246,14 +251,17 @@ def _merge(uri: str, name: str, rows: pa.Table) -> int | None:
             return None
 
 
-def _create_tables(uri: str) -> None:
+def _create_tables(storage: Storage) -> None:
     from deltalake import DeltaTable
 
-    options = delta_options(uri)
+    options = delta_options(storage.uri)
     for name, schema in SCHEMAS.items():
-        with explained(uri):
+        address = table_address(storage.uri, name)
+        with explained(storage.uri):
+            if storage.local_root is not None:  # by us, since Delta calls a folder that it cannot make a missing table
+                Path(address).mkdir(parents=True, exist_ok=True)
             DeltaTable.create(
-                table_address(uri, name),
+                address,
                 schema,
                 mode="ignore",
                 configuration=DELTA_CONFIGURATION,
@@ -282,7 +290,8 @@ def _selection_digest(uri: str, tables: dict[str, int]) -> str:
     return selection_digest((scan, patient or scan, groups.get(patient, patient or scan)) for scan, patient in pairs)
 
 
-def _split_version(uri: str) -> tuple[str, int | None]:
+def split_version(uri: str) -> tuple[str, int | None]:
+    """An address as a user gives it: (where the lake lies, the version behind @ or None)."""
     address, at, number = uri.rpartition("@")
     return (address, int(number)) if at and number.isdecimal() else (uri, None)
 

@@ -32,6 +32,7 @@ from semgen_platform.phantom.identity import made_up
 from semgen_platform.phantom.patient import Patient, PatientConfig, draw_patient
 from semgen_platform.phantom.scanner import Protocol, ScannerConfig, draw_protocol, scan_patient
 from semgen_platform.progress import Progress
+from semgen_platform.storage import explained
 from semgen_platform.volume import Volume
 
 REVISION = 1
@@ -96,16 +97,18 @@ def write_cohort(out: Path, config: CohortConfig, progress: Progress, each: Each
     """Write what is missing of a cohort below `out`; returns counts, bytes and seconds.
 
     each : how the scans are spread; `map` makes them here, one after the other.
-    Raises InputError if `out` holds anything but this cohort.
+    Raises InputError if `out` holds anything but this cohort, StorageError where it cannot be written.
     """
     started = time.monotonic()
-    _claim(out, config)
+    with explained(str(out)):
+        _claim(out, config)
     works = [_plan(config, number) for number in range(config.first_patient, config.first_patient + config.patients)]
     missing = [work for work in works if not (out / "scans" / work.path).exists()]
     progress.advance(len(works) - len(missing))
     for _ in each(partial(_write, out), missing):
         progress.advance()
-    _write_manifest(out, works)
+    with explained(str(out)):
+        _write_manifest(out, works)
     size = sum(p.stat().st_size for work in works for p in _files(out / "scans" / work.path))
     return {
         "out": str(out),
@@ -147,16 +150,17 @@ def _plan(config: CohortConfig, number: int) -> Work:
 def _write(out: Path, work: Work) -> None:
     """Truth first, then the scan under its final name: a scan that is there is whole and has its truth."""
     scan = scan_patient(work.patient, work.protocol)
-    write_truth(scan, out / "truth" / work.truth)
-    target = out / "scans" / work.path
-    partial = out / f"{PARTIAL}{target.name}"
-    if work.ending == DICOM:
-        _write_dicom(scan.volume, work, partial)
-    elif work.ending == ".nii.gz":
-        write_nifti(oriented(scan.volume, work.protocol.orientation), partial)
-    else:
-        write_itk(oriented(scan.volume, work.protocol.orientation), partial)
-    os.replace(partial, target)
+    with explained(str(out)):
+        write_truth(scan, out / "truth" / work.truth)
+        target = out / "scans" / work.path
+        partial = out / f"{PARTIAL}{target.name}"
+        if work.ending == DICOM:
+            _write_dicom(scan.volume, work, partial)
+        elif work.ending == ".nii.gz":
+            write_nifti(oriented(scan.volume, work.protocol.orientation), partial)
+        else:
+            write_itk(oriented(scan.volume, work.protocol.orientation), partial)
+        os.replace(partial, target)
 
 
 def _write_dicom(volume: Volume, work: Work, folder: Path) -> None:

@@ -51,6 +51,7 @@ from semgen_platform.reports.html import (
     tag,
     text_of,
 )
+from semgen_platform.reports.out import check_out
 from semgen_platform.volume import UNTRAINABLE_FLAGS
 
 Row = Mapping[str, Any]
@@ -101,10 +102,9 @@ def write_collection_report(
 ) -> CollectionSummary:
     """Write the page whole or not at all; thumbnails that are not in the lake yet are made and kept there.
 
-    Raises NotFound for an unknown collection, InputError where the page cannot be written.
+    Raises NotFound for an unknown collection, InputError where the page cannot be written or lies in the lake.
     """
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise InputError(f"the report cannot be written to {out}; give --out a file in a folder that exists")
+    check_out(lake, out)
     census = take_census(lake, collections)
     flags = census.scans["flags"].to_pylist()
     ids = chosen(census.scans["scan_id"].to_pylist(), flags, thumbnails)
