@@ -85,7 +85,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    (200, 512, 512), rounds=15, peak_slices=600, syntax_slices=32, known_series=100, ray_scans=50, ray_rounds=3
+    (200, 512, 512), rounds=15, peak_slices=600, syntax_slices=32, known_series=100, ray_scans=90, ray_rounds=2
 )
 TINY = Sizes((32, 64, 64), rounds=1, peak_slices=64, syntax_slices=16, known_series=2, ray_scans=2, ray_rounds=1)
 
