@@ -61,6 +61,7 @@ def test_members_lie_at_the_same_place_of_the_body(cohort: Any, found: Found) ->
     assert high < 12
 
 
+@pytest.mark.slow
 def test_the_manifest_is_the_same_for_any_chunks_in_any_order(cohort: Any, found: Found) -> None:
     again = discover(cohort, Chunks(5))
     for table in ("poses", "patterns", "members"):

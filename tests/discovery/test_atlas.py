@@ -66,6 +66,7 @@ def test_too_few_fitting_scans_are_no_atlas(cohort: Any) -> None:
         build(["scan00", "scan01", "scan02"], cohort.vectors, work_on(cohort, rounds=1))
 
 
+@pytest.mark.slow
 def test_disjoint_body_regions_get_an_atlas_each(cohort: Any) -> None:
     legs = {f"legs{n}": body_frame(*leg_scan(n), None, BodyConfig()) for n in range(5)}
     frames = {**{s: cohort.frames[s] for s in ("scan01", "scan04", "scan07", "scan10", "scan00")}, **legs}

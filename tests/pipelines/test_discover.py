@@ -89,6 +89,7 @@ def rows_of(lake: Lake, table: str, discovery_id: str) -> list[dict[str, Any]]:
     return without_id(lake.refresh().table(table, where=f"discovery_id = '{discovery_id}'").to_pylist())
 
 
+@pytest.mark.slow
 def test_the_rows_of_the_lake_are_those_of_the_recipe_in_one_process(
     lake: Lake, made: DiscoverySummary, expected: aligned.Found
 ) -> None:
@@ -98,6 +99,7 @@ def test_the_rows_of_the_lake_are_those_of_the_recipe_in_one_process(
     assert rows_of(lake, "members", made.discovery_id) == without_id(expected.members)
 
 
+@pytest.mark.slow
 def test_two_workers_find_the_same_rows_as_one(
     made: DiscoverySummary, embedded_lake_at: Callable[[Path], Lake], tmp_path: Path
 ) -> None:
@@ -106,6 +108,7 @@ def test_two_workers_find_the_same_rows_as_one(
     assert (again.discovery_id, again.digest) == (made.discovery_id, made.digest)
 
 
+@pytest.mark.slow
 def test_a_discovery_is_made_once_and_its_report_and_atlas_lie_in_the_lake(lake: Lake, made: DiscoverySummary) -> None:
     found = run(lake.refresh())
     assert found.found
@@ -119,6 +122,7 @@ def test_a_discovery_is_made_once_and_its_report_and_atlas_lie_in_the_lake(lake:
     assert not (folder / "poses").exists()
 
 
+@pytest.mark.slow
 def test_no_scan_outside_the_selection_is_touched(lake: Lake, made: DiscoverySummary) -> None:
     seven = [s for s in lake.select_scans() if s.patient_id != "p7"]
     config = DiscoverConfig.model_validate(ALIGNED)
@@ -129,6 +133,7 @@ def test_no_scan_outside_the_selection_is_touched(lake: Lake, made: DiscoverySum
         assert left_out not in {row["scan_id"] for row in rows_of(lake, table, smaller.discovery_id)}
 
 
+@pytest.mark.slow
 def test_poses_that_a_killed_run_kept_come_back_exactly_and_only_for_their_atlas(
     lake: Lake, expected: aligned.Found, tmp_path: Path
 ) -> None:
@@ -152,6 +157,7 @@ def test_poses_that_a_killed_run_kept_come_back_exactly_and_only_for_their_atlas
     assert kept_poses(tmp_path, "other atlases") == {}
 
 
+@pytest.mark.slow
 def test_the_published_recipe_writes_patterns_and_members_without_poses(lake: Lake) -> None:
     found = run(lake, PUBLISHED)
     assert found.patterns == 9
@@ -159,6 +165,7 @@ def test_the_published_recipe_writes_patterns_and_members_without_poses(lake: La
     assert rows_of(lake, "poses", found.discovery_id) == []
 
 
+@pytest.mark.slow
 def test_scans_without_vectors_are_named(trunk_lake_at: Callable[[Path], Lake], lake: Lake, tmp_path: Path) -> None:
     bare = trunk_lake_at(tmp_path / "lake")
     with pytest.raises(NotFound, match="no encoder latest"):
@@ -228,6 +235,7 @@ def truth(lake: Lake, trunks: list[Any], tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
+@pytest.mark.slow
 def test_the_audit_finds_aligned_patterns_at_the_same_place_and_random_centres_anywhere(
     lake: Lake, made: DiscoverySummary, truth: Path
 ) -> None:
@@ -239,6 +247,7 @@ def test_the_audit_finds_aligned_patterns_at_the_same_place_and_random_centres_a
     assert document["poses"]["wrong_accepted"] == 0
 
 
+@pytest.mark.slow
 def test_an_audit_without_truth_says_what_to_give(lake: Lake, made: DiscoverySummary, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no truth in .*; ingest phantoms with their --manifest"):
         audit_discovery(lake.refresh(), made.discovery_id, tmp_path)

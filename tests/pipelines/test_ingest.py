@@ -317,6 +317,7 @@ def test_the_members_of_an_archive_are_sources_with_labels_of_their_own(lake: La
     assert (again.already, again.rejected, again.decoded) == (2, 1, 0)
 
 
+@pytest.mark.slow
 def test_a_file_that_comes_back_as_it_was_speaks_again(lake: Lake, tmp_path: Path) -> None:
     path = tmp_path / "in" / "a.nii"
     write_ct(path, 1)

@@ -3,11 +3,14 @@
 import filecmp
 from pathlib import Path
 
+import pytest
+
 from semgen_pipelines.phantoms import write_cohort_with
 from semgen_platform.phantom.cohort import CohortConfig, write_cohort
 from semgen_platform.progress import Progress
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_bytes_of_one_and_only_what_is_missing(tmp_path: Path) -> None:
     config = CohortConfig(patients=3, seed=5, matrix=32, slice_mm=(8, 8), format="mixed")
     with Progress("phantom", quiet=True) as progress:
