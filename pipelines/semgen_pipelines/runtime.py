@@ -17,6 +17,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from semgen_platform.errors import InputError
 SPARE_CPUS = 1.0
 OBJECT_STORE_BYTES = 200 * 2**20  # ids and rows only, never voxels; Ray would take 30 % of the memory
 CONNECT_S = 5.0  # Ray itself would ask an address at which nobody answers for minutes
+READERS = ("iter_threaded", "StreamingExecutor")  # threads of Ray Data, as their names begin
+READERS_END_S = 30.0
 FOLDER_PREFIX, OWNER = "sg", "owner"  # Ray's temporary folders that we make, and the file in each with our process id
 
 # Read by Ray when it is imported or when a process of its starts.
@@ -71,6 +74,7 @@ def ray_session(address: str | None, *, needs: Mapping[str, float], gpus: float 
         else:
             cleanup.callback(ray.shutdown)
             _join(ray, address)
+        cleanup.callback(_await_readers)
         _quiet()
         _check_cpus(ray, needs, total, gpus)
         yield ray
@@ -131,6 +135,16 @@ def _join(ray: Any, address: str) -> None:
     ) as error:  # Ray raises ConnectionError, RuntimeError, ValueError or an authentication error of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"no Ray can be joined at {address} ({reason}); start one, or leave --address out") from error
+
+
+def _await_readers() -> None:
+    """Wait for the threads that read a dataset ahead. They are told to end when the reading is broken off, and Ray
+    waits for none: one that drops an object reference while Ray shuts down ends the process with code 1, in silence.
+    """
+    deadline = time.monotonic() + READERS_END_S
+    for thread in threading.enumerate():
+        if thread.name.startswith(READERS):
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _check_answers(address: str) -> None:

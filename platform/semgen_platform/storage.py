@@ -129,14 +129,11 @@ class Storage:
         """
 
         def read() -> bytes | None:
-            try:
+            with _no_object():
                 if self.local_root is not None:
                     return (self.local_root / key).read_bytes()
                 return bytes(_obstore().get(s3_store(self.uri, patient=patient), key).bytes())
-            except (FileNotFoundError, NotADirectoryError) as error:
-                if _no_bucket(error):
-                    raise
-                return None
+            return None
 
         return self._asked(read, patient=patient)
 
@@ -181,11 +178,8 @@ class Storage:
         """Remove an object; nothing happens if there is none."""
 
         def remove() -> None:
-            try:
+            with _no_object():
                 _obstore().delete(self._store, key)
-            except FileNotFoundError as error:
-                if _no_bucket(error):
-                    raise
 
         self._asked(remove)
 
@@ -215,15 +209,13 @@ class Storage:
 
         def read() -> bytes | None:
             try:
-                return bytes(_obstore().get(self._store, key, options={"range": {"suffix": size}}).bytes())
-            except FileNotFoundError as error:
-                if _no_bucket(error):
-                    raise
-                return None
+                with _no_object():
+                    return bytes(_obstore().get(self._store, key, options={"range": {"suffix": size}}).bytes())
             except GenericError as error:
                 if "416 Range Not Satisfiable" in str(error):  # how S3 says that an object has no byte
                     return b""
                 raise
+            return None
 
         return self._asked(read)
 
@@ -386,6 +378,16 @@ def _said(place: str, error: Exception) -> StorageError | None:
         f"{place} does not answer; see that its server runs and AWS_ENDPOINT_URL names it, "
         "then run the same command again"
     )
+
+
+@contextmanager
+def _no_object() -> Iterator[None]:
+    """An object that is not there ends the block; a bucket that is not there is an error."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _no_bucket(error):
+            raise
 
 
 def _no_bucket(error: Exception) -> bool:

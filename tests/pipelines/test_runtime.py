@@ -34,6 +34,34 @@ for address in sys.argv[1:]:
         print(error)
 """
 
+BREAKS_OFF = """
+import threading, time
+from semgen_pipelines.runtime import ray_session
+
+class Slow(threading.Semaphore):  # at which Ray Data's reader looks whether it is to end: every tenth of a second
+    def acquire(self, blocking=True, timeout=None):
+        return super().acquire(blocking, timeout and 10)
+threading.Semaphore = Slow
+
+class Actor:
+    def __call__(self, row):
+        return row
+
+def read():
+    with ray_session(None, needs={"a worker": 1}) as ray:
+        rows = ray.data.range(6, override_num_blocks=6).map(
+            Actor, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1
+        )
+        for row in rows.iter_rows():
+            time.sleep(2)  # the next row has come meanwhile, and the reader waits for room
+            raise ValueError
+before = set(threading.enumerate())
+try:
+    read()
+except ValueError:
+    print("said", *(thread.name for thread in set(threading.enumerate()) - before))
+"""
+
 Start = Callable[[], "tuple[subprocess.Popen[str], str]"]
 """Gives the command and its Ray's address."""
 
@@ -82,6 +110,15 @@ def test_an_address_at_which_no_ray_answers_is_one_sentence_within_seconds() -> 
     first, *others = joins.stdout.splitlines()
     assert first == f"no Ray answers at {address}; {give}", joins.stderr
     assert others == [f"{one!r} is no address of a Ray; {give}" for one in odd]
+
+
+@pytest.mark.slow
+def test_an_error_amid_the_rows_of_a_dataset_is_said_before_ray_ends() -> None:
+    """Ray Data reads ahead in threads; Ray that shuts down beneath them ends the process with code 1, in silence."""
+    command = subprocess.run([sys.executable, "-c", BREAKS_OFF], capture_output=True, text=True, timeout=120)
+    word, *threads = command.stdout.split() or [""]
+    assert (command.returncode, word) == (0, "said"), command.stderr
+    assert set(threads) <= {"Prefetcher"}, "which waits for ever, and holds nothing"
 
 
 @pytest.mark.slow
