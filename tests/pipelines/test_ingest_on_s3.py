@@ -112,9 +112,10 @@ def test_the_whole_way_works_on_s3_and_gives_the_lake_of_a_folder(
         assert scan in out or look[0] in ("stats", "rejects")
     assert "letter.txt" in out
     assert not list(opened.storage.keys(f"runs/{first['run_id']}/0/pending"))
-    code, _, err = _run("train-encoder", *lake, "-q")
-    assert (code, err.count("\n")) == (3, 1), err
-    assert "is no local folder, which this command needs" in err
+    for command in ("train-encoder", "embed"):  # before anything else: there is no encoder either
+        code, _, err = _run(command, *lake, "-q")
+        assert (code, err.count("\n")) == (3, 1), err
+        assert "is no local folder, which this command needs" in err
 
 
 def test_an_outage_of_20_seconds_in_mid_run_is_survived(
